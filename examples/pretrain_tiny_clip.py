@@ -1,0 +1,142 @@
+"""Pretrains the tiny CLIP that ships with the package, from random weights, on synthetic photographs and captions.
+
+    python examples/pretrain_tiny_clip.py --images 100000 --minutes 40 --output my_tiny_clip
+
+The folder then holds an ordinary `CLIPModel` checkpoint (float16), its image processor, the word vocabulary, and
+`training.json` with what was measured on photographs of another seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import CLIPModel
+
+from cskd_hf.data.synthetic import SyntheticBatch, SyntheticPhotographs
+from cskd_hf.data.synthetic.tiny_clip import (
+    WordTokenizer,
+    build_tiny_clip,
+    embed_images,
+    embed_tokens,
+    pretrain,
+    recall_at,
+    ridge_probe_srcc,
+)
+
+
+LABEL_COUNTS = (100, 300, 1000)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100_000, help="photographs to learn from (12 kB of memory each)")
+    parser.add_argument("--minutes", type=float, default=40.0, help="budget of the training, generation not counted")
+    parser.add_argument("--seed", type=int, default=1000, help="seed of photographs, weights and order")
+    parser.add_argument("--test-seed", type=int, default=2000, help="seed of the unseen photographs")
+    parser.add_argument("--batch-size", type=int, default=192, help="pairs a step")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="top of the cosine")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint; replaced as a whole")
+    return parser.parse_args()
+
+
+def measure(model: CLIPModel, tokenizer: WordTokenizer, test: SyntheticBatch, mean, std) -> dict[str, object]:
+    """Recall among the first 1,000 unseen pairs; ridge probes trained on photographs after the first 2,000."""
+    features = embed_images(model, test.images, mean, std)
+    with torch.no_grad():
+        captions = embed_tokens(model, tokenizer(test.captions[:1000]))
+    recall = recall_at(features[:1000], captions)
+    probes = {
+        str(count): ridge_probe_srcc(
+            features[2000 : 2000 + count], test.means[2000 : 2000 + count], features[:2000], test.means[:2000]
+        )
+        for count in LABEL_COUNTS
+    }
+    return {
+        "image_to_text_recall_of_1000": {str(k): round(value, 4) for k, value in recall.items()},
+        "ridge_probe_srcc_by_labels": {count: round(value, 4) for count, value in probes.items()},
+    }
+
+
+def save(folder: Path, model: CLIPModel, tokenizer: WordTokenizer, mean, std, record: dict[str, object]) -> None:
+    """Writes everything beside `folder`, then puts it in place, so that no half-written checkpoint is ever seen."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.half().save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": 64, "width": 64},
+        "resample": 3,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean.tolist(),
+        "image_std": std.tolist(),
+    }
+    for name, content in (("preprocessor_config.json", processor), ("training.json", record)):
+        (fresh / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+
+    started = time.monotonic()
+    train = SyntheticPhotographs(arguments.seed).generate(arguments.images)
+    generation = time.monotonic() - started
+    print(f"{arguments.images} photographs in {generation:.0f} s", flush=True)
+
+    tokenizer = WordTokenizer.from_captions(train.captions)
+    sample = train.images[:5000].float() / 255
+    mean, std = (value.round(decimals=4) for value in (sample.mean((0, 1, 2)), sample.std((0, 1, 2))))
+    model = build_tiny_clip(len(tokenizer.vocabulary))
+    run = pretrain(
+        model,
+        train.images,
+        tokenizer(train.captions),
+        mean,
+        std,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        report=lambda line: print(line, flush=True),
+    )
+    model.half().float()  # measured as it will be shipped, after rounding to float16
+    test = SyntheticPhotographs(arguments.test_seed).generate(2000 + max(LABEL_COUNTS))
+    record = {
+        **{name: value for name, value in vars(arguments).items() if name != "output"},
+        "steps": run["steps"],
+        "passes": round(run["passes"], 2),
+        "final_loss": round(run["loss"], 4),
+        "generation_seconds": round(generation, 1),
+        "vision_parameters": sum(p.numel() for p in model.vision_model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "words": len(tokenizer.vocabulary),
+        **measure(model, tokenizer, test, mean, std),
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    save(arguments.output, model, tokenizer, mean, std, record)
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The order in which images are drawn: a function of (seed, position), so that a resumed run draws the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+_BLOCK = 1000  # positions over which the sources' shares hold exactly
+
+
+class ImageOrder:
+    """Endless draw of image indices from one or several sources, without replacement within a pass.
+
+    Without weights all images form one pool, and every image is drawn once before any is drawn twice. With weights
+    each source gets its share of every block of 1,000 positions, and the same holds within each source.
+
+    Args:
+        sizes: number of images of each source; indices run over the sources one after another.
+        weights: share of each source, any positive scale; none for one pool.
+        seed: another seed, another order.
+
+    Raises:
+        ValueError: no images, or weights that do not fit the sources.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None = None, seed: int = 0) -> None:
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"each source needs at least one image; sizes given: {list(sizes)}.")
+        if weights and (len(weights) != len(sizes) or min(weights) <= 0):
+            raise ValueError(
+                f"{len(sizes)} sources need {len(sizes)} weights above 0; given: {list(weights)}. "
+                "Leave the weights out to draw every image equally often."
+            )
+        self.seed = seed
+        self._sizes = list(sizes) if weights else [sum(sizes)]
+        self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._counts = _block_counts(weights) if weights else np.array([_BLOCK])
+        self._pattern = lru_cache(maxsize=4)(self._pattern)
+        self._permutation = lru_cache(maxsize=2 * len(self._sizes))(self._permutation)
+
+    def __len__(self) -> int:
+        """Number of images of all sources together."""
+        return int(self._offsets[-1])
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """Image index and number of earlier passes over its source, for a position 0, 1, 2, ..."""
+        source, nth = 0, position
+        if len(self._sizes) > 1:
+            block, offset = divmod(position, _BLOCK)
+            pattern = self._pattern(block)
+            source = int(pattern[offset])
+            nth = block * int(self._counts[source]) + int((pattern[:offset] == source).sum())
+        epoch, within = divmod(nth, self._sizes[source])
+        return int(self._offsets[source] + self._permutation(source, epoch)[within]), epoch
+
+    def _pattern(self, block: int) -> np.ndarray:
+        pattern = np.repeat(np.arange(len(self._sizes)), self._counts)
+        return np.random.default_rng((self.seed, 1, block)).permutation(pattern)
+
+    def _permutation(self, source: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, 2, source, epoch)).permutation(self._sizes[source])
+
+
+def _block_counts(weights: Sequence[float]) -> np.ndarray:
+    """Positions of each source in a block, by largest remainder, at least one each."""
+    exact = np.asarray(weights, dtype=float) / sum(weights) * _BLOCK
+    counts = np.maximum(np.floor(exact).astype(int), 1)
+    for source in np.argsort(np.floor(exact) - exact)[: max(_BLOCK - counts.sum(), 0)]:
+        counts[source] += 1
+    counts[counts.argmax()] += _BLOCK - counts.sum()
+    return counts

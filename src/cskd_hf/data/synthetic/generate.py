@@ -1,0 +1,172 @@
+"""The generator itself: photographs, ratings and captions by (seed, index), and their form as a labelled data set."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .captions import write_caption
+from .factors import draw_factors
+from .photography import photograph
+from .rating import SCORE_VALUES, RaterPopulation
+from .scenes import render_scene
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Photographs are made in fixed groups, each from its own generators: what index i looks like depends on the seed and on
+# i alone. The size is part of the definition of the data; a small one stays in the processor's cache.
+CHUNK = 64
+
+# Independent streams of randomness of one chunk; changing what one draws leaves the others as they are.
+_FACTORS, _TEXTURES, _SENSOR, _CAPTIONS = range(4)
+
+
+@dataclass
+class SyntheticBatch:
+    """Photographs `start` .. `start + n - 1` of one seed.
+
+    Attributes:
+        images: uint8 tensor of shape (n, 64, 64, 3).
+        histograms: long tensor of shape (n, 10); votes for each of `SCORE_VALUES`.
+        means: float tensor of shape (n,); mean vote, 1..10.
+        captions: n English captions; they know the factors, not the votes.
+        factors: tensors of shape (n,) by name, see `draw_factors`.
+        seed: the seed of the photographs.
+        start: index of the first photograph.
+    """
+
+    images: Tensor
+    histograms: Tensor
+    means: Tensor
+    captions: list[str]
+    factors: dict[str, Tensor]
+    seed: int
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class SyntheticPhotographs:
+    """An endless album of small photographs with ratings and captions; a pure function of (seed, index).
+
+    Args:
+        seed: of scenes, camera, captions.
+        rating_seed: of the rater population and its votes; `seed` by default. Two seeds give two independent panels
+            for the same photographs.
+        raters: votes a photograph receives.
+
+    Raises:
+        ValueError: if `seed` is negative or `raters` is not positive.
+    """
+
+    def __init__(self, seed: int, rating_seed: int | None = None, raters: int = 80):
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        self.seed = seed
+        self.population = RaterPopulation(seed if rating_seed is None else rating_seed, raters)
+
+    def generate(self, n: int, start: int = 0) -> SyntheticBatch:
+        """Makes photographs `start` .. `start + n - 1`.
+
+        Args:
+            n: number of photographs, at least 1.
+            start: index of the first.
+
+        Returns:
+            the batch; each of its photographs is the same in whatever batch it is asked for.
+
+        Raises:
+            ValueError: if `n` is not positive or `start` is negative.
+        """
+        if n < 1 or start < 0:
+            raise ValueError(f"n must be at least 1 and start at least 0, got n={n}, start={start}")
+        first, last = start // CHUNK, (start + n - 1) // CHUNK
+        chunks = [self._chunk(number) for number in range(first, last + 1)]
+        rows = slice(start - first * CHUNK, start - first * CHUNK + n)
+        histograms = torch.cat([chunk.histograms for chunk in chunks])[rows]
+        return SyntheticBatch(
+            images=torch.cat([chunk.images for chunk in chunks])[rows],
+            histograms=histograms,
+            means=torch.cat([chunk.means for chunk in chunks])[rows],
+            captions=[caption for chunk in chunks for caption in chunk.captions][rows],
+            factors={key: torch.cat([chunk.factors[key] for chunk in chunks])[rows] for key in chunks[0].factors},
+            seed=self.seed,
+            start=start,
+        )
+
+    def _chunk(self, number: int) -> SyntheticBatch:
+        factors = draw_factors(CHUNK, stream(self.seed, number, _FACTORS))
+        scene = render_scene(factors, stream(self.seed, number, _TEXTURES))
+        images = photograph(scene, factors, stream(self.seed, number, _SENSOR))
+        histograms = self.population.vote(factors, number)
+        words = random.Random(int(stream(self.seed, number, _CAPTIONS).initial_seed()))
+        columns = {name: values.tolist() for name, values in factors.items()}
+        captions = [write_caption({name: columns[name][i] for name in columns}, words) for i in range(CHUNK)]
+        means = histograms.float() @ torch.tensor(SCORE_VALUES, dtype=torch.float32) / histograms.sum(1)
+        return SyntheticBatch(images, histograms, means, captions, factors, self.seed, number * CHUNK)
+
+
+def stream(seed: int, number: int, purpose: int) -> torch.Generator:
+    """A generator of its own for each (seed, chunk, purpose), seeded through a hash so that neighbours differ."""
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{number}/{purpose}").getrandbits(62))
+
+
+def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) -> Dataset:
+    """Turns a batch into the project's form of labelled data.
+
+    Args:
+        batch: photographs of one seed.
+        split: value of the `split` column.
+        rated: give distribution, mean, std and number of votes; otherwise these are null.
+
+    Returns:
+        `datasets.Dataset` with columns `image` (PNG), `distribution` (10 shares that sum to 1), `mean` and `std` (of
+        the votes, score units), `n_votes`, `split` and `key` ("synthetic-<seed>-<index>", six digits).
+    """
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
+
+    features = Features(
+        {
+            "image": ImageFeature(),
+            "distribution": List(Value("float32")),
+            "mean": Value("float32"),
+            "std": Value("float32"),
+            "n_votes": Value("int64"),
+            "split": Value("string"),
+            "key": Value("string"),
+        }
+    )
+    n = len(batch)
+    values = torch.tensor(SCORE_VALUES, dtype=torch.float64)
+    votes = batch.histograms.sum(1)
+    shares = batch.histograms.double() / votes[:, None]
+    means = shares @ values
+    stds = (shares * (values - means[:, None]) ** 2).sum(1).sqrt()
+    nothing = [None] * n
+    keys = [f"synthetic-{batch.seed}-{batch.start + i:06d}" for i in range(n)]
+    columns = {
+        "image": [{"bytes": _png(image), "path": f"{key}.png"} for image, key in zip(batch.images, keys, strict=True)],
+        "distribution": shares.tolist() if rated else nothing,
+        "mean": means.tolist() if rated else nothing,
+        "std": stds.tolist() if rated else nothing,
+        "n_votes": votes.tolist() if rated else nothing,
+        "split": [split] * n,
+        "key": keys,
+    }
+    return Dataset.from_dict(columns, features=features)
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.numpy()).save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,258 @@
+"""A tiny CLIP of synthetic photographs: its word tokenizer, its pretraining, and the two measures it is judged by.
+
+The weights in the package's `assets/tiny_clip` were made by `examples/pretrain_tiny_clip.py` with this module. They are
+an ordinary `CLIPModel` checkpoint; the tokenizer is only needed to write prompts for its text tower.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel
+
+
+MAX_WORDS = 48
+_PAD, _UNKNOWN, _BEGIN, _END = range(4)
+_SPECIAL_WORDS = ("<pad>", "<unk>", "<bos>", "<eos>")
+
+
+def tiny_clip_path() -> Path:
+    """Folder of the weights that ship with the package; `from_pretrained` of transformers' CLIP classes reads it."""
+    return Path(str(files("cskd_hf") / "assets" / "tiny_clip"))
+
+
+class WordTokenizer:
+    """Splits on spaces and looks each word up.
+
+    Args:
+        vocabulary: id of each word; the ids 0..3 are padding, unknown word, begin and end.
+    """
+
+    def __init__(self, vocabulary: dict[str, int]):
+        self.vocabulary = vocabulary
+
+    @classmethod
+    def from_captions(cls, captions: list[str]) -> WordTokenizer:
+        """Takes every word of `captions`, in alphabetical order."""
+        words = sorted({word for caption in captions for word in caption.split()})
+        return cls({word: index for index, word in enumerate([*_SPECIAL_WORDS, *words])})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> WordTokenizer:
+        """Reads `vocab.json` in `folder`."""
+        return cls(json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8")))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `vocab.json` into `folder`."""
+        text = json.dumps(self.vocabulary, indent=0, ensure_ascii=False)
+        (Path(folder) / "vocab.json").write_text(text + "\n", encoding="utf-8")
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        """Encodes captions.
+
+        Returns:
+            long tensor of shape (n, longest), padded after the end; the causal text tower needs no mask for that.
+
+        Raises:
+            ValueError: if a caption is longer than the text tower can read.
+        """
+        rows = []
+        for caption in captions:
+            ids = [self.vocabulary.get(word, _UNKNOWN) for word in caption.lower().split()]
+            if len(ids) + 2 > MAX_WORDS:
+                raise ValueError(f"a caption may have at most {MAX_WORDS - 2} words, got {len(ids)}: {caption!r}")
+            rows.append(torch.tensor([_BEGIN, *ids, _END]))
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
+
+
+def build_tiny_clip(words: int) -> CLIPModel:
+    """A CLIPModel of width 128 with random weights for 64 px images and a vocabulary of `words`."""
+    shared = {"hidden_size": 128, "num_attention_heads": 4, "projection_dim": 128, "hidden_act": "gelu"}
+    text = {"num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": words, "max_position_embeddings": MAX_WORDS}
+    tokens = {"pad_token_id": _PAD, "bos_token_id": _BEGIN, "eos_token_id": _END}
+    vision = {"num_hidden_layers": 4, "intermediate_size": 512, "image_size": 64, "patch_size": 8}
+    config = CLIPConfig(text_config=shared | text | tokens, vision_config=shared | vision, projection_dim=128)
+    return CLIPModel(config)
+
+
+def to_pixel_values(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalises uint8 images (n, 64, 64, 3) channel by channel into float (n, 3, 64, 64)."""
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+class PatchDropout:
+    """A forward hook on the patch embeddings that keeps the class token and a random half of the patches.
+
+    Masking makes a step nearly twice as cheap at little loss (FLIP, arXiv 2212.00794).
+
+    Args:
+        generator: which patches stay.
+    """
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+
+    def __call__(self, module: nn.Module, inputs: tuple, tokens: Tensor) -> Tensor:
+        batch, length, width = tokens.shape
+        order = torch.rand(batch, length - 1, generator=self.generator).argsort(1)
+        kept = 1 + order[:, : (length - 1) // 2, None].expand(-1, -1, width)
+        return torch.cat([tokens[:, :1], tokens.gather(1, kept)], dim=1)
+
+
+def pretrain(
+    model: CLIPModel,
+    images: Tensor,
+    token_ids: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    minutes: float,
+    seed: int = 0,
+    batch_size: int = 192,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.1,
+    report: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Trains image and text towers to find each other's pair among a batch (CLIP, arXiv 2103.00020).
+
+    The cosine learning rate is a function of the time spent, so that the run ends by itself with the budget; the last
+    15 % see whole images.
+
+    Args:
+        model: trained in place.
+        images: uint8 (n, 64, 64, 3).
+        token_ids: long (n, words), padded with 0.
+        mean, std: of the pixels, (3,), on a 0..1 scale.
+        minutes: wall-clock budget.
+        seed: order, flips and dropped patches. The number of steps depends on the machine, the weights hence too.
+        batch_size: pairs a step.
+        learning_rate: of AdamW, at the top of the cosine.
+        weight_decay: of matrices; vectors and scalars have none.
+        report: receives a line of progress every 200 steps.
+
+    Returns:
+        dict of `steps`, `passes` over the images and the last `loss` (running mean).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    hook = model.vision_model.embeddings.register_forward_hook(PatchDropout(generator))
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # on CPU, the fused attention is several times slower in bfloat16
+    whole, step, running = False, 0, None
+    order = torch.empty(0, dtype=torch.long)
+    started = time.monotonic()
+    model.train()
+    while (progress := (time.monotonic() - started) / (60 * minutes)) < 1:
+        if progress > 0.85 and not whole:
+            hook.remove()
+            whole = True
+        warm = min(1.0, progress / 0.02 + 0.01)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        if len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
+        rows, order = order[:batch_size], order[batch_size:]
+        pixels = to_pixel_values(images[rows], mean, std)
+        flipped = torch.rand(len(rows), generator=generator) < 0.5
+        pixels[flipped] = pixels[flipped].flip(-1)
+        ids = token_ids[rows]
+        ids = ids[:, : int((ids != _PAD).sum(1).max())]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image, text = embed_pixels(model, pixels), embed_tokens(model, ids)
+        logits = model.logit_scale.exp() * image.float() @ text.float().T  # (batch, batch)
+        pairs = torch.arange(len(rows))
+        loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))  # as in CLIP: a sharper softmax is unstable
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        step += 1
+        if step % 200 == 0:
+            report(f"step {step}  {100 * progress:.0f} % of the time  loss {running:.3f}")
+    if not whole:
+        hook.remove()
+    model.set_attn_implementation(attention)
+    model.eval()
+    return {"steps": step, "passes": step * batch_size / len(images), "loss": running}
+
+
+def embed_pixels(model: CLIPModel, pixel_values: Tensor) -> Tensor:
+    """Unit-length image embeddings (n, 128) of pixel values (n, 3, 64, 64)."""
+    return F.normalize(model.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)
+
+
+def embed_tokens(model: CLIPModel, token_ids: Tensor) -> Tensor:
+    """Unit-length text embeddings (n, 128) of token ids (n, words)."""
+    return F.normalize(model.get_text_features(input_ids=token_ids).pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def embed_images(model: CLIPModel, images: Tensor, mean: Tensor, std: Tensor, batch_size: int = 256) -> Tensor:
+    """Unit-length embeddings (n, 128) of uint8 images (n, 64, 64, 3), in batches."""
+    parts = [embed_pixels(model, to_pixel_values(part, mean, std)) for part in images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def recall_at(image: Tensor, text: Tensor, ks: tuple[int, ...] = (1, 10)) -> dict[int, float]:
+    """Share of images whose own caption is among the k nearest.
+
+    Args:
+        image, text: unit-length embeddings (n, dim), row i of one belongs to row i of the other.
+        ks: the counts to report.
+
+    Returns:
+        recall by k, 0..1.
+    """
+    similarity = image @ text.T
+    rank = (similarity > similarity.diagonal()[:, None]).sum(1)
+    return {k: (rank < k).float().mean().item() for k in ks}
+
+
+def ridge_probe_srcc(
+    features: Tensor, scores: Tensor, test_features: Tensor, test_scores: Tensor, folds: int = 5
+) -> float:
+    """Rank correlation of a ridge regression from frozen features, its penalty chosen by cross-validation.
+
+    Args:
+        features, scores: labelled training images, (n, dim) and (n,).
+        test_features, test_scores: unseen images.
+        folds: of the cross-validation.
+
+    Returns:
+        Spearman's rank correlation on the unseen images.
+    """
+    center, scale = features.mean(0), features.std(0)
+    x, x_test = ((part - center) / scale for part in (features.double(), test_features.double()))
+    y = scores.double()
+    fold = torch.arange(len(x)) % folds
+
+    def fit_predict(rows: Tensor, target: Tensor, penalty: float) -> Tensor:
+        offset = y[rows].mean()
+        gram = x[rows].T @ x[rows] + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+        return target @ torch.linalg.solve(gram, x[rows].T @ (y[rows] - offset)) + offset
+
+    def validation_error(penalty: float) -> float:
+        parts = [(fit_predict(fold != k, x[fold == k], penalty) - y[fold == k]).square().sum() for k in range(folds)]
+        return float(sum(parts))
+
+    penalty = min((10.0**power for power in range(-1, 5)), key=validation_error)
+    prediction = fit_predict(fold >= 0, x_test, penalty)
+    return spearman(prediction, test_scores.double())
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two vectors without ties to speak of."""
+    ranks = torch.stack([values.argsort().argsort().double() for values in (a, b)])
+    return torch.corrcoef(ranks)[0, 1].item()

@@ -1,0 +1,119 @@
+"""Scores of a model on rated images, and the metrics of those scores."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import torch
+
+from ..data.ratings import score_values_of
+from ..data.sources import DatasetSource, ImageCollection
+from ..data.views import Preprocessing
+from ..models.image_loading_cskd import ImageLoadError
+from ..models.modeling_cskd import CSKDForImageAesthetics
+from .metrics import iaa_metrics
+
+
+class RatedImages:
+    """Rated images as pixel values, prepared as the published checkpoint's own image processor prepares them.
+
+    Args:
+        dataset: in the ratings schema.
+        preprocessing: of the model that will score them.
+        batch_size: images a forward.
+        cache: keep the pixel values in memory, for sets that are scored again and again.
+        rank, world_size: take only every `world_size`-th image, from `rank` on.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int = 64,
+        cache: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.score_values = score_values_of(dataset)
+        self.images = ImageCollection([DatasetSource(dataset)])
+        self.rows = list(range(rank, len(dataset), world_size))
+        self.means = np.asarray(dataset["mean"][:], dtype=float)
+        histograms = dataset["distribution"][:]
+        self.distributions = None if any(row is None for row in histograms) else np.asarray(histograms, dtype=float)
+        self.unreadable: dict[str, str] = {}
+        self._processor = preprocessing.to_image_processor()
+        self._batch_size = batch_size
+        self._cache: dict[int, torch.Tensor] | None = {} if cache else None
+
+    def batches(self):
+        """Pairs of row numbers and pixel values `(batch, 3, height, width)`; unreadable images are left out and noted."""
+        for first in range(0, len(self.rows), self._batch_size):
+            rows, pixels = [], []
+            for row in self.rows[first : first + self._batch_size]:
+                values = self._pixels(row)
+                if values is not None:
+                    rows.append(row)
+                    pixels.append(values)
+            if rows:
+                yield rows, torch.stack(pixels)
+
+    def _pixels(self, row: int) -> torch.Tensor | None:
+        if self._cache is not None and row in self._cache:
+            return self._cache[row]
+        try:
+            image = self.images.load(row)
+        except ImageLoadError as error:
+            self.unreadable[self.images.key(row)] = error.reason
+            return None
+        values = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+        if self._cache is not None:
+            self._cache[row] = values
+        return values
+
+
+@torch.no_grad()
+def predict(model: CSKDForImageAesthetics, images: RatedImages) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Row numbers, scores `(images,)` and distributions `(images, bins)` of all readable images; evaluation mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    rows, scores, distributions = [], [], []
+    for batch_rows, pixel_values in images.batches():
+        output = model(pixel_values=pixel_values.to(device, model.dtype))
+        rows += batch_rows
+        scores.append(output.score.cpu())
+        distributions.append(output.distribution.cpu())
+    model.train(was_training)
+    if not rows:
+        return [], np.zeros(0), np.zeros((0, len(images.score_values)))
+    return rows, torch.cat(scores).double().numpy(), torch.cat(distributions).double().numpy()
+
+
+@torch.no_grad()
+def pooled_features(model: CSKDForImageAesthetics, images: RatedImages) -> tuple[list[int], torch.Tensor]:
+    """Row numbers and pooled features `(images, feature_size)` of all readable images; evaluation mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    rows, features = [], []
+    for batch_rows, pixel_values in images.batches():
+        rows += batch_rows
+        features.append(model.encode(pixel_values.to(device, model.dtype))[0].float().cpu())
+    model.train(was_training)
+    if not rows:
+        raise ImageLoadError(images.images.key(0), f"none of the {len(images.rows)} rated images can be read")
+    return rows, torch.cat(features)
+
+
+def rated_metrics(
+    images: RatedImages, rows: list[int], scores: np.ndarray, distributions: np.ndarray
+) -> dict[str, float]:
+    """`iaa_metrics` of predictions against the ratings, with the middle of the scale as the threshold of accuracy."""
+    return iaa_metrics(
+        scores,
+        images.means[rows],
+        distributions if images.distributions is not None else None,
+        images.distributions[rows] if images.distributions is not None else None,
+        threshold=(images.score_values[0] + images.score_values[-1]) / 2,
+    )

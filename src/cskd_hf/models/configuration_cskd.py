@@ -1,0 +1,120 @@
+"""Configuration of CSKD models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+POOLINGS = ("auto", "cls", "mean", "pooler")
+PROJECTORS = ("linear", "mlp")
+
+
+@strict
+class CSKDConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`CSKDForFeatureAlignment`] and [`CSKDForImageAesthetics`]: any transformers image encoder, a
+    projector into the space of each reference encoder (CLIP), and a head over score bins.
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`):
+            The encoder's own configuration, e.g. a `ResNetConfig` or `ViTConfig`. A dict needs its `model_type`.
+        feature_size (`int`, *optional*):
+            Width of the pooled feature. Found by a dry run of the backbone when not given.
+        pooling (`str`, *optional*, defaults to `"auto"`):
+            How one feature is made of the encoder's output: `"cls"` (first token), `"mean"` (over tokens or map
+            positions), `"pooler"` (the encoder's `pooler_output`), or `"auto"`: the spatial mean for feature maps, the
+            `pooler_output` for encoders that have one, else the mean over tokens.
+        reference_encoders (`list[dict]`, *optional*):
+            One `{"name": str, "dim": int}` for each frozen encoder that the backbone is aligned with; each has a
+            projector of its own.
+        projector (`str`, *optional*, defaults to `"linear"`):
+            `"linear"`, or `"mlp"` (linear, GELU, linear).
+        projector_hidden_size (`int`, *optional*):
+            Hidden width of the MLP projector; defaults to the reference's dim.
+        score_values (`list[float]`, *optional*, defaults to 1..10):
+            The value of each score bin on the scale of the ratings, strictly rising: 1..10 for AVA, 1..7 for OASIS.
+        provenance (`dict`, *optional*):
+            How the checkpoint came to be (recipe, data, seeds, versions); carried into every pipeline result.
+
+    Raises:
+        ValueError: a field holds something that is not allowed; the message names field, value and what is allowed.
+    """
+
+    model_type = "cskd"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    feature_size: int | None = None
+    pooling: str = "auto"
+    reference_encoders: list[dict] | tuple[dict, ...] = ()
+    projector: str = "linear"
+    projector_hidden_size: int | None = None
+    score_values: list[float | int] | tuple[float | int, ...] = tuple(range(1, 11))
+    initializer_range: float = 0.02
+    provenance: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = _backbone_from_dict(self.backbone_config)
+        _check_choice("pooling", self.pooling, POOLINGS)
+        _check_choice("projector", self.projector, PROJECTORS)
+        self.score_values = _checked_score_values(self.score_values)
+        self.reference_encoders = _checked_references(self.reference_encoders)
+        # The bins are the labels, so that stock image-classification tools name them by their value.
+        kwargs["id2label"] = {i: f"{value:g}" for i, value in enumerate(self.score_values)}
+        kwargs["label2id"] = {label: i for i, label in kwargs["id2label"].items()}
+        kwargs.pop("num_labels", None)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"this checkpoint is of model_type '{found}', not '{cls.model_type}'. To use its encoder as the backbone "
+                "of a CSKD model, call CSKDForImageAesthetics.from_encoder(...) or CSKDForFeatureAlignment.from_encoder(...)."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+def _backbone_from_dict(backbone: dict[str, Any]) -> PreTrainedConfig:
+    if "model_type" not in backbone:
+        raise ValueError(
+            "backbone_config has no 'model_type'; give the encoder's, e.g. {'model_type': 'resnet', ...}. "
+            f"Keys given: {sorted(backbone)}."
+        )
+    return AutoConfig.for_model(**backbone)
+
+
+def _check_choice(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field}={value!r} is not known; allowed: {', '.join(allowed)}.")
+
+
+def _checked_score_values(values: Any) -> list[float]:
+    values = [float(v) for v in values]
+    rising = all(a < b for a, b in zip(values, values[1:]))
+    if len(values) < 2 or not rising or not all(math.isfinite(v) for v in values):
+        raise ValueError(f"score_values={values} must be at least two finite, strictly rising numbers, e.g. 1..10.")
+    return values
+
+
+def _checked_references(references: Any) -> list[dict[str, Any]]:
+    checked = []
+    for entry in references or ():
+        name, dim = entry.get("name"), entry.get("dim")
+        if not isinstance(name, str) or not name or not isinstance(dim, int) or dim < 1:
+            raise ValueError(
+                f"reference_encoders holds {entry!r}; each needs a 'name' (text) and a 'dim' (a whole number above 0)."
+            )
+        checked.append({"name": name, "dim": dim})
+    names = [entry["name"] for entry in checked]
+    if len(set(names)) != len(names):
+        raise ValueError(f"reference_encoders names one encoder twice: {names}; each name may appear once.")
+    return checked
+
+
+__all__ = ["CSKDConfig"]

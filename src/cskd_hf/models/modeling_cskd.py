@@ -1,0 +1,335 @@
+"""CSKD models: any image encoder, aligned with a frozen CLIP and scored over rating bins (arXiv 2307.15640)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_cskd import CSKDConfig
+
+
+@dataclass
+class CSKDFeatureAlignmentOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): mean cosine distance to `reference_embeds`, when given.
+        aligned_embeds (`torch.FloatTensor` of shape `(batch_size, reference_dim)`):
+            The feature in the space of the first reference encoder.
+        projections (`tuple[torch.FloatTensor]`): the same for every reference encoder, in the order of the config.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the pooled feature.
+        last_hidden_state: the encoder's token or feature map.
+        hidden_states, attentions: the encoder's, where asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    aligned_embeds: torch.FloatTensor | None = None
+    projections: tuple[torch.FloatTensor, ...] | None = None
+    pooler_output: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CSKDImageAestheticsOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): see `labels` of the forward.
+        logits (`torch.FloatTensor` of shape `(batch_size, bins)`): before the softmax.
+        distribution (`torch.FloatTensor` of shape `(batch_size, bins)`): the predicted rating histogram, float32.
+        score (`torch.FloatTensor` of shape `(batch_size,)`): its mean, on the scale of `config.score_values`, float32.
+        aligned_embeds (`torch.FloatTensor` of shape `(batch_size, reference_dim)`, *optional*):
+            The feature in the space of the first reference encoder, comparable with CLIP text embeddings.
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the pooled feature.
+        last_hidden_state, hidden_states, attentions: the encoder's, the last two where asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    distribution: torch.FloatTensor | None = None
+    score: torch.FloatTensor | None = None
+    aligned_embeds: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def squared_emd(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared earth mover's distance of histograms over the same bins (Hou et al., arXiv 1611.05916).
+
+    The mean over bins of the squared difference of the cumulative sums: NIMA's training loss (arXiv 1709.05424, r=2)
+    without the root, whose gradient is unbounded at a perfect prediction.
+
+    Args:
+        predicted, target: `(batch_size, bins)`, each row summing to 1.
+
+    Returns:
+        `(batch_size,)`, in squared cumulative probability, 0 for equal histograms.
+    """
+    difference = predicted.float().cumsum(-1) - target.float().cumsum(-1)
+    return difference.square().mean(-1)
+
+
+def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
+    """One feature for each image, `(batch_size, feature_size)`, from an encoder's output; see `CSKDConfig.pooling`."""
+    hidden = outputs.last_hidden_state if "last_hidden_state" in outputs else None
+    pooler = outputs.pooler_output if "pooler_output" in outputs else None
+    if pooling == "pooler" or (pooling == "auto" and pooler is not None and (hidden is None or hidden.dim() != 4)):
+        if pooler is None:
+            raise ValueError(
+                "pooling='pooler', but this encoder returns no pooler_output; use 'auto', 'mean' or 'cls'."
+            )
+        return pooler.flatten(1)
+    if hidden is None:
+        raise ValueError(f"pooling={pooling!r} needs last_hidden_state, which this encoder does not return.")
+    if hidden.dim() == 4:  # (B, C, H, W)
+        if pooling == "cls":
+            raise ValueError(
+                "pooling='cls' needs tokens, but this encoder returns a feature map; use 'auto' or 'mean'."
+            )
+        return hidden.mean(dim=(2, 3))
+    return hidden[:, 0] if pooling == "cls" else hidden.mean(dim=1)  # (B, T, C) -> (B, C)
+
+
+def _side(backbone_config: Any) -> int:
+    size = getattr(backbone_config, "image_size", None) or 64
+    return size if isinstance(size, int) else max(size)
+
+
+def find_feature_size(backbone_config: Any, pooling: str) -> int:
+    """Width of the pooled feature of an encoder, by a dry run without memory or weights."""
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(backbone_config).eval()
+        side = _side(backbone_config)
+        outputs = backbone(pixel_values=torch.zeros(1, getattr(backbone_config, "num_channels", 3), side, side))
+    return pool_features(outputs, pooling).shape[-1]
+
+
+class CSKDPreTrainedModel(PreTrainedModel):
+    """Encoder, pooling and projectors, shared by the two CSKD models; weight initialisation and loading."""
+
+    config_class = CSKDConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: CSKDConfig) -> None:
+        super().__init__(config)
+        if config.backbone_config is None:
+            raise ValueError(
+                "CSKDConfig.backbone_config is not set; give an encoder's config or use from_encoder(...)."
+            )
+        if config.feature_size is None:
+            config.feature_size = find_feature_size(config.backbone_config, config.pooling)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.projectors = nn.ModuleList(
+            _projector(config, reference["dim"]) for reference in config.reference_encoders
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The backbone initialises its own modules; these are the heads and projectors.
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+    def encode(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, ModelOutput]:
+        """Pooled feature `(batch_size, feature_size)` and the encoder's whole output.
+
+        Args:
+            pixel_values: `(batch_size, channels, height, width)`, as the image processor returns them.
+            kwargs: passed to the encoder, e.g. `output_hidden_states`, `output_attentions`.
+        """
+        outputs = self.backbone(pixel_values=pixel_values, **kwargs)
+        return pool_features(outputs, self.config.pooling), outputs
+
+    def project(self, pooled: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(batch_size, feature_size)` -> one `(batch_size, dim)` for each reference encoder."""
+        return tuple(projector(pooled) for projector in self.projectors)
+
+    @classmethod
+    def from_encoder(cls, encoder: str | PreTrainedModel, **config_kwargs: Any) -> CSKDPreTrainedModel:
+        """A CSKD model around a pretrained image encoder; projectors and head are new.
+
+        Args:
+            encoder: Hub name or folder of any transformers image encoder (of a CLIP-like model, its vision tower), a
+                loaded one, or the name, folder or model of another CSKD model, whose projectors are kept unless
+                `reference_encoders` or `projector` is given.
+            config_kwargs: fields of [`CSKDConfig`], e.g. `score_values`, `pooling`, `reference_encoders`.
+
+        Raises:
+            ValueError: the encoder's weights do not fit the architecture that its config describes.
+        """
+        if not isinstance(encoder, PreTrainedModel):
+            encoder = _load_encoder(encoder)
+        if isinstance(encoder, CSKDPreTrainedModel):
+            fields = {name: getattr(encoder.config, name) for name in _INHERITED_FIELDS}
+            config = CSKDConfig(**{**fields, **config_kwargs})
+            backbone = encoder.backbone
+        else:
+            backbone = encoder.base_model
+            config = CSKDConfig(backbone_config=backbone.config, **config_kwargs)
+        model = cls(config)
+        missing, unexpected = model.backbone.load_state_dict(backbone.state_dict(), strict=False)
+        if missing or unexpected:
+            raise ValueError(
+                f"the weights of {type(encoder).__name__} do not fit {type(model.backbone).__name__}, which its config "
+                f"describes; missing {missing[:3]}, unexpected {unexpected[:3]}. Load it with its AutoModel class first."
+            )
+        if isinstance(encoder, CSKDPreTrainedModel) and not {"reference_encoders", "projector"} & set(config_kwargs):
+            model.projectors.load_state_dict(encoder.projectors.state_dict())
+        return model
+
+
+_INHERITED_FIELDS = (
+    "backbone_config", "feature_size", "pooling", "reference_encoders", "projector", "projector_hidden_size"
+)  # fmt: skip
+
+
+def _projector(config: CSKDConfig, dim: int) -> nn.Module:
+    if config.projector == "linear":
+        return nn.Linear(config.feature_size, dim)
+    hidden = config.projector_hidden_size or dim
+    return nn.Sequential(nn.Linear(config.feature_size, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+def _load_encoder(name_or_path: str) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(name_or_path)
+    if config.model_type == CSKDConfig.model_type:
+        return CSKDForFeatureAlignment.from_pretrained(name_or_path, dtype=torch.float32)
+    config = getattr(config, "vision_config", config)
+    return AutoModel.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+
+
+class CSKDForFeatureAlignment(CSKDPreTrainedModel):
+    """Phase 1: the encoder with a projector into the space of each frozen reference encoder."""
+
+    # A scoring checkpoint is this model and a head.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: CSKDConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        reference_embeds: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CSKDFeatureAlignmentOutput | tuple:
+        """
+        Args:
+            pixel_values: `(batch_size, channels, height, width)`.
+            reference_embeds: features of the reference encoders for the same crops, `(batch_size, reference_dim)`
+                each; with them the output holds the loss 1 - cosine.
+            return_dict: False returns a tuple.
+        """
+        pooled, outputs = self.encode(pixel_values, **kwargs)
+        projections = self.project(pooled)
+        loss = None
+        if reference_embeds is not None:
+            targets = reference_embeds if isinstance(reference_embeds, (tuple, list)) else (reference_embeds,)
+            distances = [
+                1 - F.cosine_similarity(p.float(), t.float()).mean() for p, t in zip(projections, targets, strict=True)
+            ]
+            loss = torch.stack(distances).mean()
+        output = CSKDFeatureAlignmentOutput(
+            loss=loss,
+            aligned_embeds=projections[0] if projections else None,
+            projections=projections,
+            pooler_output=pooled,
+            last_hidden_state=outputs.get("last_hidden_state"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+class CSKDForImageAesthetics(CSKDPreTrainedModel):
+    """Teacher and student: the encoder with a linear head over score bins."""
+
+    def __init__(self, config: CSKDConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(config.feature_size, len(config.score_values))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CSKDImageAestheticsOutput | tuple:
+        """
+        Args:
+            pixel_values: `(batch_size, channels, height, width)`, as the checkpoint's image processor returns them.
+            labels: rating histograms `(batch_size, bins)` that sum to 1, for the squared EMD loss; or mean ratings
+                `(batch_size,)` on the scale of `config.score_values`, for the squared error in bins.
+            return_dict: False returns a tuple.
+            kwargs: passed to the encoder, e.g. `output_hidden_states`, `output_attentions`.
+        """
+        pooled, outputs = self.encode(pixel_values, **kwargs)
+        logits = self.classifier(pooled)
+        # float32 and from the config: exact in bfloat16 checkpoints and after meta-device loading, where a buffer
+        # would be rounded or left uninitialised.
+        distribution = logits.float().softmax(-1)  # (B, bins)
+        values = torch.tensor(self.config.score_values, dtype=torch.float32, device=logits.device)
+        score = (distribution * values).sum(-1)  # (B,)
+        projections = self.project(pooled)
+        output = CSKDImageAestheticsOutput(
+            loss=None if labels is None else rating_loss(distribution, labels, values),
+            logits=logits,
+            distribution=distribution,
+            score=score,
+            aligned_embeds=projections[0] if projections else None,
+            pooler_output=pooled,
+            last_hidden_state=outputs.get("last_hidden_state"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+def rating_loss(distribution: torch.Tensor, labels: torch.Tensor, score_values: torch.Tensor) -> torch.Tensor:
+    """Mean loss of predicted histograms against histograms (squared EMD) or mean ratings (squared error).
+
+    The squared error is taken in units of the whole scale, so that both losses have like size.
+
+    Args:
+        distribution: `(batch_size, bins)`.
+        labels: `(batch_size, bins)` histograms, or `(batch_size,)` mean ratings on the scale of `score_values`.
+        score_values: `(bins,)`.
+    """
+    if labels.shape == distribution.shape:
+        return squared_emd(distribution, labels).mean()
+    if labels.shape == distribution.shape[:1]:
+        span = score_values[-1] - score_values[0]
+        return (((distribution * score_values).sum(-1) - labels.float()) / span).square().mean()
+    raise ValueError(
+        f"labels of shape {tuple(labels.shape)} fit neither histograms {tuple(distribution.shape)} nor mean ratings "
+        f"{tuple(distribution.shape[:1])}."
+    )
+
+
+__all__ = [
+    "CSKDFeatureAlignmentOutput",
+    "CSKDForFeatureAlignment",
+    "CSKDForImageAesthetics",
+    "CSKDImageAestheticsOutput",
+    "CSKDPreTrainedModel",
+]

@@ -1,0 +1,88 @@
+"""The "image-aesthetics" pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+from .image_loading_cskd import load_image
+
+
+class ImageAestheticsPipeline(Pipeline):
+    """Scores images on the scale of the ratings that the model was trained on.
+
+    ```python
+    >>> import cskd_hf
+    >>> from transformers import pipeline
+    >>> rate = pipeline("image-aesthetics", model="runs/demo/student")
+    >>> rate("photo.jpg")
+    {"score": 6.1, "score_std": 1.4, "scale": [1.0, 10.0], "distribution": {"1": 0.01, ...}, "provenance": {...}}
+    ```
+    """
+
+    _load_image_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_processor = False
+    # Left unset, transformers would also look for a video processor and ask whether to run the checkpoint's code.
+    _load_video_processor = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.model.config, "score_values"):
+            raise ValueError(
+                f"{type(self.model).__name__} has no score_values, so it is no image-aesthetics model; "
+                "train one with `cskd-hf student`, or use pipeline('image-classification')."
+            )
+        if (self.model.config.architectures or ["CSKDForImageAesthetics"])[0] == "CSKDForFeatureAlignment":
+            raise ValueError(
+                "this is a phase-1 checkpoint (CSKDForFeatureAlignment) without a trained head; train a teacher or a "
+                "student from it first: `cskd-hf teacher --encoder ...`."
+            )
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """Score one image or many.
+
+        Args:
+            inputs: a path, URL, bytes, PIL image, or a list, generator or dataset of these.
+            kwargs: `batch_size` and `num_workers`, used for lists, generators and datasets.
+
+        Returns:
+            For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
+            highest possible score), `distribution` (probability by bin value) and `provenance`.
+
+        Raises:
+            ImageLoadError: an image cannot be read; the message names it.
+        """
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        if kwargs:
+            raise TypeError(f"unknown arguments {sorted(kwargs)}; allowed: batch_size, num_workers.")
+        return {}, {}, {}
+
+    def preprocess(self, image: Any) -> dict[str, torch.Tensor]:
+        inputs = self.image_processor(images=load_image(image), return_tensors="pt")
+        return inputs.to(self.model.dtype)
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        output = self.model(**model_inputs)
+        return {"distribution": output.distribution, "score": output.score}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        distribution = model_outputs["distribution"][0].double()
+        values = torch.tensor(self.model.config.score_values, dtype=torch.float64)
+        score = model_outputs["score"][0].item()
+        variance = (distribution * (values - (distribution * values).sum()).square()).sum()
+        return {
+            "score": score,
+            "score_std": variance.sqrt().item(),
+            "scale": [values[0].item(), values[-1].item()],
+            "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
+            "provenance": self.model.config.provenance,
+        }
+
+
+__all__ = ["ImageAestheticsPipeline"]

@@ -1,0 +1,186 @@
+"""Phase 1: align an encoder with frozen reference encoders on unlabelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+
+from ..data.loading import ImageStream
+from ..data.order import ImageOrder
+from ..data.sources import ImageCollection
+from ..data.teacher_features import FeatureStore, describe
+from ..data.views import Preprocessing, ViewSettings, cut_view, stack_crops
+from ..models.image_loading_cskd import ImageLoadError
+from ..models.modeling_cskd import CSKDForFeatureAlignment
+from .arguments import AlignSettings
+from .build import build_model, build_preprocessing, provenance, split_holdout
+from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .losses import ALIGNMENT_LOSSES
+from .reference import ReferenceEncoder, load_reference
+from .task import Batch, TrainingTask
+
+_STREAM = "unlabelled"
+_STORED_VIEWS_SEED = 0  # one for all runs, so that runs of other seeds share a store
+
+
+class AlignmentTask(TrainingTask):
+    """Losses between the projected feature of each crop and the references' features of the same crop.
+
+    Args:
+        model: with one projector a reference.
+        preprocessing: of the model.
+        references: frozen; each prepares the crop in its own way.
+        losses: names in `ALIGNMENT_LOSSES`, summed; averaged over the references.
+        holdout: uint8 crops `(images, 3, side, side)` to evaluate on.
+    """
+
+    best_metric = "loss"
+    greater_is_better = False
+
+    def __init__(
+        self,
+        model: CSKDForFeatureAlignment,
+        preprocessing: Preprocessing,
+        references: tuple[ReferenceEncoder, ...],
+        losses: list[str],
+        holdout: torch.Tensor,
+    ) -> None:
+        super().__init__(model, preprocessing)
+        self.references = references
+        self.losses = losses
+        self._holdout = holdout
+        self._holdout_targets: list[tuple[torch.Tensor, ...]] = []
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        return self.references
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        images = batch[_STREAM]
+        targets = tuple(
+            images[reference.name] if reference.name in images else reference(images["crops"])
+            for reference in self.references
+        )
+        return self._losses(self.model(self.preprocessing(images["crops"])).projections, targets)
+
+    def _losses(
+        self, projections: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]
+    ) -> dict[str, torch.Tensor]:
+        parts = {
+            name: torch.stack([ALIGNMENT_LOSSES[name](p, t) for p, t in zip(projections, targets, strict=True)]).mean()
+            for name in self.losses
+        }
+        return {"loss": sum(parts.values()), **parts}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Losses and mean cosine on the held-out images."""
+        device = next(self.model.parameters()).device
+        chunks = self._holdout.split(64)
+        if not self._holdout_targets:
+            self._holdout_targets = [tuple(r(chunk.to(device)) for r in self.references) for chunk in chunks]
+        totals: dict[str, float] = {}
+        for chunk, targets in zip(chunks, self._holdout_targets):
+            projections = self.model(self.preprocessing(chunk.to(device))).projections
+            values = self._losses(projections, targets)
+            cosines = [nn.functional.cosine_similarity(p.float(), t).mean() for p, t in zip(projections, targets)]
+            values["mean_cosine"] = torch.stack(cosines).mean()
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value.item() * len(chunk) / len(self._holdout)
+        return totals
+
+
+def align(settings: AlignSettings) -> TrainingResult:
+    """Run phase 1.
+
+    Raises:
+        SettingsError, FileNotFoundError, FeatureStoreError: the settings, the images or a store do not fit the run.
+    """
+    settings.check()
+    prepare_output(settings)
+    accelerator = make_accelerator(settings)
+    references = tuple(load_reference(location) for location in settings.reference)
+    set_seed(settings.seed)
+    model = build_model(
+        CSKDForFeatureAlignment,
+        settings,
+        projector=settings.projector,
+        reference_encoders=[{"name": reference.name, "dim": reference.dim} for reference in references],
+    )
+    preprocessing = build_preprocessing(settings, model)
+    views = ViewSettings(
+        # One crop for all: large enough for the largest of its users.
+        size=max(*preprocessing.size, *(side for reference in references for side in reference.preprocessing.size)),
+        scale=tuple(settings.crop_scale),
+        flip=settings.flip,
+    )
+    images, held = split_holdout(settings.images, settings.holdout, views.source_side, settings.cache_images)
+    model.config.provenance = provenance("align", settings, images_used=len(images))
+    n_views = settings.n_views or (2 if settings.features else None)
+    stores = {}
+    if settings.features:
+        for reference in references:
+            reference.to(accelerator.device)
+            with accelerator.main_process_first():
+                stores[reference.name] = open_or_build(
+                    Path(settings.features) / reference.name,
+                    reference,
+                    reference.fingerprint(),
+                    images,
+                    views,
+                    n_views,
+                    settings.quiet,
+                )
+    stream = ImageStream(
+        images,
+        ImageOrder(images.sizes, settings.image_weights, settings.seed),
+        settings.batch_size,
+        views,
+        seed=_STORED_VIEWS_SEED if stores else settings.seed,
+        n_views=n_views,
+        features=stores,
+    )
+    task = AlignmentTask(model, preprocessing, references, settings.loss, _plain_crops(held, views))
+    return TrainingLoop(task, {_STREAM: stream}, settings, accelerator).run()
+
+
+def open_or_build(
+    folder: Path,
+    encoder: nn.Module,
+    fingerprint: str,
+    images: ImageCollection,
+    views: ViewSettings,
+    n_views: int,
+    quiet: bool,
+) -> FeatureStore:
+    """The store of a frozen encoder's outputs for these images and views: opened where it exists, else computed."""
+    description = describe(images, fingerprint, views=views, n_views=n_views, seed=_STORED_VIEWS_SEED)
+    if folder.is_dir():
+        return FeatureStore.open(folder, description)
+    device = next(encoder.parameters()).device
+    return FeatureStore.build(
+        folder,
+        lambda crops: encoder(crops.to(device)),
+        images,
+        description,
+        views=views,
+        n_views=n_views,
+        seed=_STORED_VIEWS_SEED,
+        quiet=quiet,
+    )
+
+
+def _plain_crops(images: ImageCollection, views: ViewSettings) -> torch.Tensor:
+    """The whole of each held-out image, uint8 `(images, 3, side, side)`; unreadable ones are left out."""
+    plain = ViewSettings(size=views.size, flip=False)
+    crops = []
+    for index in range(len(images)):
+        try:
+            crops.append(cut_view(images.load(index), plain, 0, index, 0))
+        except ImageLoadError:
+            continue  # they are few, and training images of the same sources are reported
+    if not crops:
+        raise ImageLoadError(images.key(0), f"none of the {len(images)} held-out images can be read")
+    return stack_crops(crops)

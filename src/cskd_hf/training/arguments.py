@@ -1,0 +1,238 @@
+"""Settings of the three training commands. Imports no torch: `--help` is instant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, resumable: bool = False) -> Any:
+    """A field with its help text; `resumable` marks one that a resumed run may change without changing its result."""
+    metadata = {"help": help, "choices": choices, "resumable": resumable}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class SettingsError(ValueError):
+    """A setting is missing, unknown or out of range."""
+
+
+@dataclass
+class LoopSettings:
+    """What the loop needs, whatever it trains."""
+
+    output_dir: str = setting("", "folder for the trained model, checkpoints and log")
+    seed: int = setting(0, "seed of the data order, views and new weights")
+    max_steps: int = setting(1000, "optimiser steps")
+    batch_size: int = setting(64, "images in a forward pass of one process")
+    gradient_accumulation_steps: int = setting(1, "forward passes in an optimiser step")
+    learning_rate: float = setting(1e-3, "peak learning rate")
+    min_lr_ratio: float = setting(0.01, "last learning rate as a share of the peak (cosine schedule)")
+    warmup_steps: int = setting(50, "steps of linear warm-up")
+    weight_decay: float = setting(0.05, "AdamW weight decay; biases and norms have none")
+    max_grad_norm: float = setting(3.0, "gradients are clipped to this norm; 0 clips nothing")
+    mixed_precision: str = setting("no", "precision of the forward pass", choices=("no", "fp16", "bf16"))
+    eval_every: int = setting(100, "steps between evaluations; 0 evaluates only at the end")
+    save_every: int = setting(500, "steps between checkpoints for --resume; 0 keeps none", resumable=True)
+    log_every: int = setting(10, "steps between lines of log.jsonl", resumable=True)
+    patience: int = setting(0, "stop after so many evaluations without a better one; 0 never stops early")
+    keep: str = setting("best", "which weights become the result", choices=("best", "last"))
+    trackers: list[str] = setting([], "Accelerate trackers by name, e.g. tensorboard, wandb, trackio", resumable=True)
+    num_workers: int = setting(0, "processes that decode images", resumable=True)
+    cache_images: bool = setting(False, "keep decoded images in memory, at the size that the views need")
+    max_bad_images: float = setting(0.05, "share of unreadable images above which training stops")
+    resume: bool = setting(False, "go on from the last checkpoint in output_dir", resumable=True)
+    overwrite: bool = setting(False, "replace a run that is already in output_dir", resumable=True)
+    cpu: bool = setting(False, "train on the CPU even where there is a GPU")
+    quiet: bool = setting(False, "no progress bars", resumable=True)
+
+    def check(self) -> None:
+        """Raises:
+        SettingsError: a value is missing or out of range; the message names it and what is allowed.
+        """
+        if not self.output_dir:
+            raise SettingsError("output_dir is not set; give --output-dir FOLDER.")
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "log_every"):
+            _at_least(self, name, 1)
+        for name in (
+            "warmup_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "eval_every",
+            "save_every",
+            "patience",
+            "num_workers",
+        ):
+            _at_least(self, name, 0)
+        for name in ("min_lr_ratio", "max_bad_images"):
+            _within(self, name, 0, 1)
+        if not self.learning_rate > 0:
+            raise SettingsError(f"learning_rate={self.learning_rate} must be above 0.")
+        for entry in fields(self):
+            choices = entry.metadata["choices"]
+            given = getattr(self, entry.name)
+            for value in given if isinstance(given, list) else [given]:
+                if choices and value not in choices:
+                    raise SettingsError(f"{entry.name}={value!r} is not known; allowed: {', '.join(choices)}.")
+
+
+def _at_least(settings: Any, name: str, lowest: float) -> None:
+    if getattr(settings, name) < lowest:
+        raise SettingsError(f"{name}={getattr(settings, name)} must be at least {lowest}.")
+
+
+def _within(settings: Any, name: str, low: float, high: float) -> None:
+    if not low <= getattr(settings, name) <= high:
+        raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
+
+
+@dataclass
+class EncoderSettings(LoopSettings):
+    """Which encoder is trained, and what it sees."""
+
+    encoder: str = setting(
+        "",
+        "pretrained or aligned encoder: Hub name or folder; a config.json (or a folder with only that) starts from random weights",
+    )
+    pooling: str = setting(
+        "auto", "how the encoder's output becomes one feature", choices=("auto", "cls", "mean", "pooler")
+    )
+    image_size: int = setting(0, "side in pixels that the encoder sees; 0 takes the encoder's own")
+    crop_scale: list[float] = setting([1.0, 1.0], "smallest and largest share of an image's area in a training view")
+    flip: bool = setting(True, "mirror every second view")
+
+    def check(self) -> None:
+        super().check()
+        if not self.encoder:
+            raise SettingsError("encoder is not set; give --encoder NAME_OR_FOLDER.")
+        _at_least(self, "image_size", 0)
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise SettingsError(
+                f"crop_scale={self.crop_scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0."
+            )
+
+
+@dataclass
+class AlignSettings(EncoderSettings):
+    """Phase 1: align an encoder with frozen reference encoders on unlabelled images."""
+
+    reference: list[str] = setting(
+        [],
+        "frozen reference encoders: Hub names or folders (CLIP and any transformers image encoder), or module:function",
+    )
+    images: list[str] = setting([], "unlabelled images: folders, saved datasets or Parquet files")
+    image_weights: list[float] = setting(
+        [], "share of each of --images in a batch; none draws every image equally often"
+    )
+    projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
+    loss: list[str] = setting(["cosine"], "alignment losses, summed", choices=("cosine", "whitened_smooth_l1"))
+    crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
+    features: str = setting("", "folder for stored reference features; empty runs the reference in every step")
+    n_views: int = setting(
+        0, "different views of an image; 0 for a new one on every pass (2 when features are stored)"
+    )
+    holdout: int = setting(256, "unlabelled images kept out of training, to evaluate on")
+    learning_rate: float = setting(3e-3, "peak learning rate")
+
+    def check(self) -> None:
+        super().check()
+        if not self.reference:
+            raise SettingsError(
+                "reference is not set; give --reference NAME_OR_FOLDER, e.g. openai/clip-vit-base-patch32."
+            )
+        if not self.images:
+            raise SettingsError("images is not set; give --images FOLDER [FOLDER ...].")
+        if self.image_weights and len(self.image_weights) != len(self.images):
+            raise SettingsError(
+                f"{len(self.images)} --images need as many --image-weights; given: {self.image_weights}."
+            )
+        if not self.loss:
+            raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
+        _at_least(self, "n_views", 0)
+        _at_least(self, "holdout", 1)
+
+
+@dataclass
+class RatedSettings(EncoderSettings):
+    """What teacher and student share: rated images and a head."""
+
+    ratings: str = setting("", "rated images: CSV, TSV, JSONL, Parquet, or a saved dataset")
+    image_dir: str = setting("", "folder that the ratings' image paths start from; empty: the ratings' own folder")
+    train_split: str = setting("train", "split to train on")
+    validation_split: str = setting("validation", "split that chooses the best weights; empty for none")
+    score_values: list[float] = setting([], "value of each score bin; needed for ratings without histograms")
+    labels: int = setting(0, "number of rated images to use, drawn by --seed; 0 uses all")
+    head_init: str = setting(
+        "probe", "start of the head: ridge probe on frozen features, or random", choices=("probe", "random")
+    )
+    probe_l2: float = setting(300.0, "penalty of the ridge probe, on standardised features")
+    head_learning_rate: float = setting(1e-2, "peak learning rate of the head")
+    freeze_norm: bool = setting(False, "keep the running statistics of batch norms as they are")
+    rated_crop_scale: list[float] = setting([1.0, 1.0], "as crop_scale, for rated images: a cut changes composition")
+
+    def check(self) -> None:
+        super().check()
+        if not self.ratings:
+            raise SettingsError("ratings is not set; give --ratings FILE.")
+        _at_least(self, "labels", 0)
+        if self.probe_l2 <= 0 or self.head_learning_rate <= 0:
+            raise SettingsError("probe_l2 and head_learning_rate must be above 0.")
+
+
+@dataclass
+class TeacherSettings(RatedSettings):
+    """Phase 2, teacher: fine-tune an aligned encoder on the rated images."""
+
+    max_steps: int = setting(200, "optimiser steps")
+    learning_rate: float = setting(3e-4, "peak learning rate of the encoder")
+    head_learning_rate: float = setting(3e-3, "peak learning rate of the head")
+    eval_every: int = setting(20, "steps between evaluations; 0 evaluates only at the end")
+    warmup_steps: int = setting(20, "steps of linear warm-up")
+
+
+@dataclass
+class StudentSettings(RatedSettings):
+    """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
+
+    teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
+    images: list[str] = setting(
+        [], "unrated images: folders, saved datasets or Parquet files; none distils on rated images"
+    )
+    image_weights: list[float] = setting(
+        [], "share of each of --images in a batch; none draws every image equally often"
+    )
+    unrated_per_rated: float = setting(3.0, "unrated images in a batch for each rated one")
+    rated_weight: float = setting(1.0, "weight of the loss to the ratings")
+    distill_weight: float = setting(3.0, "weight of the loss to the teacher's distribution")
+    feature_weight: float = setting(
+        0.0, "weight of the loss to the teacher's pooled feature, through a linear layer of its own"
+    )
+    pseudo_labels: str = setting("", "folder for the teacher's stored outputs; empty runs the teacher in every step")
+    n_views: int = setting(2, "different views of an image where the teacher's outputs are stored")
+    max_steps: int = setting(200, "optimiser steps")
+    eval_every: int = setting(50, "steps between evaluations; 0 evaluates only at the end")
+    warmup_steps: int = setting(20, "steps of linear warm-up")
+
+    def check(self) -> None:
+        super().check()
+        for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
+            _at_least(self, name, 0)
+        _at_least(self, "n_views", 1)
+        if self.images and not self.teacher:
+            raise SettingsError("images are given but no teacher to rate them; give --teacher, or leave --images out.")
+        if self.image_weights and len(self.image_weights) != len(self.images):
+            raise SettingsError(
+                f"{len(self.images)} --images need as many --image-weights; given: {self.image_weights}."
+            )
+        if self.teacher and self.rated_weight == self.distill_weight == self.feature_weight == 0:
+            raise SettingsError("rated_weight, distill_weight and feature_weight are all 0: nothing would be trained.")
+        if self.rated_batch_size < 1:
+            raise SettingsError(
+                f"batch_size={self.batch_size} with unrated_per_rated={self.unrated_per_rated} leaves no rated image."
+            )
+
+    @property
+    def rated_batch_size(self) -> int:
+        """Rated images in a batch; the rest are unrated."""
+        return round(self.batch_size / (1 + self.unrated_per_rated)) if self.images else self.batch_size

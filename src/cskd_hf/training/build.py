@@ -1,0 +1,149 @@
+"""Models and data of a run, from its settings."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoImageProcessor
+
+from ..data.ratings import load_ratings
+from ..data.sources import ImageCollection, ImageSource, open_source
+from ..data.views import Preprocessing
+from ..models.configuration_cskd import CSKDConfig
+from ..models.modeling_cskd import CSKDPreTrainedModel
+from .arguments import EncoderSettings, RatedSettings, SettingsError
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
+
+
+def build_model(
+    model_class: type[CSKDPreTrainedModel], settings: EncoderSettings, **config_kwargs: Any
+) -> CSKDPreTrainedModel:
+    """The encoder of the settings as a CSKD model, in float32: pretrained, or from a config with random weights.
+
+    Raises:
+        SettingsError: the encoder is neither a model nor a config.
+    """
+    kwargs = config_kwargs | ({"pooling": settings.pooling} if settings.pooling != "auto" else {})
+    path = Path(settings.encoder)
+    if path.suffix == ".json" or (path / "config.json").is_file() and not any(any(path.glob(w)) for w in _WEIGHTS):
+        return model_class(_config_without_weights(path, kwargs))
+    try:
+        return model_class.from_encoder(settings.encoder, **kwargs)
+    except OSError as error:
+        raise SettingsError(
+            f"encoder '{settings.encoder}' is neither a model on the Hub, nor a folder with a model, nor a config.json: {error}"
+        ) from error
+
+
+def _config_without_weights(path: Path, kwargs: dict[str, Any]) -> CSKDConfig:
+    file = path if path.suffix == ".json" else path / "config.json"
+    if not file.is_file():
+        raise SettingsError(f"encoder '{path}' does not exist.")
+    config = AutoConfig.for_model(**json.loads(file.read_text()))
+    if isinstance(config, CSKDConfig):
+        return CSKDConfig(**{**config.to_diff_dict(), **kwargs}) if kwargs else config
+    return CSKDConfig(backbone_config=config, **kwargs)
+
+
+def build_preprocessing(settings: EncoderSettings, model: CSKDPreTrainedModel) -> Preprocessing:
+    """Preprocessing of the encoder: its own where it has one, else its image size with ImageNet's mean and std."""
+    path = Path(settings.encoder)
+    folder = path.parent if path.suffix == ".json" else path
+    if not path.exists() or (folder / "preprocessor_config.json").is_file():
+        own = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(str(folder)))
+    else:
+        side = getattr(model.config.backbone_config, "image_size", None) or 224
+        own = Preprocessing(size=(side, side) if isinstance(side, int) else tuple(side))
+    if not settings.image_size:
+        return own
+    return Preprocessing((settings.image_size,) * 2, own.mean, own.std, own.interpolation)
+
+
+def load_rated(settings: RatedSettings) -> Any:
+    """The ratings of the settings, as a `datasets.Dataset` in the ratings schema."""
+    return load_ratings(
+        settings.ratings, image_dir=settings.image_dir or None, score_values=settings.score_values or None
+    )
+
+
+class SourceSubset:
+    """Some images of a source."""
+
+    def __init__(self, source: ImageSource, rows: np.ndarray) -> None:
+        self.source, self.rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int) -> str:
+        return self.source.key(int(self.rows[index]))
+
+    def read(self, index: int) -> Any:
+        return self.source.read(int(self.rows[index]))
+
+
+def open_images(locations: list[str], target_side: int, cache: bool) -> ImageCollection:
+    """All images of several places."""
+    return ImageCollection([open_source(location) for location in locations], target_side, cache)
+
+
+def split_holdout(
+    locations: list[str], holdout: int, target_side: int, cache: bool
+) -> tuple[ImageCollection, ImageCollection]:
+    """Training and held-out images: evenly spaced over all sources, so that the same are held out whatever the seed.
+
+    Raises:
+        SettingsError: a source would keep no image to train on.
+    """
+    sources = [open_source(location) for location in locations]
+    offsets = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
+    if holdout >= offsets[-1] / 2:
+        raise SettingsError(
+            f"holdout={holdout} is half or more of the {offsets[-1]} unlabelled images; give --holdout a smaller number."
+        )
+    held = np.unique(np.linspace(0, offsets[-1] - 1, holdout).astype(int))
+    training, kept = [], []
+    for source, first, last in zip(sources, offsets, offsets[1:]):
+        inside = held[(held >= first) & (held < last)] - first
+        rest = np.setdiff1d(np.arange(last - first), inside)
+        if not len(rest):
+            raise SettingsError(
+                "holdout leaves a source without an image to train on; give --holdout a smaller number."
+            )
+        training.append(SourceSubset(source, rest))
+        if len(inside):
+            kept.append(SourceSubset(source, inside))
+    return ImageCollection(training, target_side, cache), ImageCollection(kept, target_side)
+
+
+def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[str, Any]:
+    """What a checkpoint says of its making: the command, its inputs by name, and the versions."""
+    named = {
+        name: _public(value)
+        for name in ("encoder", "reference", "teacher", "ratings", "images", "labels", "seed", "max_steps")
+        if (value := getattr(settings, name, None)) not in (None, "", [], 0)
+    }
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+    }
+    from .. import __version__
+
+    return {"command": command, "cskd_hf": __version__, **named, **facts, "versions": versions}
+
+
+def _public(value: Any) -> Any:
+    """A local path is reduced to its last part: checkpoints are published, the maker's folders are not."""
+    if isinstance(value, list):
+        return [_public(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value

@@ -1,0 +1,64 @@
+"""The ridge probe: the best linear score on frozen features, in closed form, and a histogram head that starts from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def ridge_probe(features: torch.Tensor, means: torch.Tensor, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ridge regression of mean ratings on standardised features.
+
+    Minimises |y - (Zw + c)|^2 + l2 |w|^2 with Z the features at zero mean and unit variance; returned for raw features.
+
+    Args:
+        features: `(images, feature_size)`.
+        means: `(images,)`, on the scale of the ratings.
+        l2: strength of the penalty, as for a sum over images.
+
+    Returns:
+        weight `(feature_size,)` and bias `()`: score = features @ weight + bias.
+    """
+    x, y = features.double(), means.double()
+    mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-8)
+    z = (x - mean) / std
+    gram = z.T @ z + l2 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    weight = torch.linalg.solve(gram, z.T @ (y - y.mean())) / std
+    return weight, y.mean() - mean @ weight
+
+
+@torch.no_grad()
+def start_head_from_probe(
+    head: nn.Linear,
+    features: torch.Tensor,
+    means: torch.Tensor,
+    score_values: list[float],
+    distributions: torch.Tensor | None,
+    l2: float,
+) -> None:
+    """Set a histogram head so that its score ranks images exactly as the ridge probe does.
+
+    The head tilts the mean histogram q of the training images exponentially, logits_k = log q_k + t v_k, with the tilt
+    t = (s - mean(q)) / var(q) of the probe's score s: to first order the mean of the tilted histogram is s, and it rises
+    strictly with s. t is linear in the features, so the head stays linear.
+
+    Args:
+        head: linear layer, feature_size -> bins.
+        features: `(images, feature_size)` of the rated images.
+        means: `(images,)` mean ratings.
+        score_values: value of each bin.
+        distributions: `(images, bins)` rating histograms; without them q is a normal distribution over the bins with
+            the mean of the ratings and a spread of a sixth of the scale.
+        l2: see `ridge_probe`.
+    """
+    weight, bias = ridge_probe(features, means, l2)
+    values = torch.tensor(score_values, dtype=torch.float64, device=weight.device)
+    if distributions is not None:
+        q = distributions.double().mean(0)
+    else:
+        q = torch.exp(-(((values - means.double().mean()) / ((values[-1] - values[0]) / 6)) ** 2) / 2)
+    q = (q + 1e-4) / (q + 1e-4).sum()  # a bin that nobody used must stay reachable
+    centre = (q * values).sum()
+    variance = (q * (values - centre).square()).sum()
+    head.weight.copy_(values[:, None] * weight[None, :] / variance)
+    head.bias.copy_(q.log() + values * (bias - centre) / variance)

@@ -1,0 +1,174 @@
+"""Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoImageProcessor
+
+from ..data.loading import ImageStream
+from ..data.order import ImageOrder
+from ..data.views import Preprocessing, ViewSettings
+from ..evaluation.predict import RatedImages
+from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
+from .align import open_or_build
+from .arguments import SettingsError, StudentSettings
+from .build import open_images
+from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .reference import weights_fingerprint
+from .task import Batch
+from .teacher import RATED, RatedData, RatingTask, build_rated_model
+
+UNRATED = "unrated"
+_SOFT = "teacher"
+
+
+class FrozenTeacher(nn.Module):
+    """The teacher as the student needs it: crops in, one row of distribution and pooled feature out.
+
+    Args:
+        model: a trained teacher.
+        preprocessing: its own.
+    """
+
+    def __init__(self, model: CSKDForImageAesthetics, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.preprocessing = preprocessing
+        self.bins = len(model.config.score_values)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str) -> FrozenTeacher:
+        """Load a teacher checkpoint and its image processor."""
+        model = CSKDForImageAesthetics.from_pretrained(name_or_path, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(name_or_path)
+        return cls(model, Preprocessing.from_image_processor(processor))
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stays in evaluation mode whatever its owner does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """uint8 crops `(batch, 3, side, side)` -> `(batch, bins + feature_size)`."""
+        output = self.model(self.preprocessing(crops))
+        return torch.cat([output.distribution, output.pooler_output.float()], dim=-1)
+
+    def fingerprint(self) -> str:
+        """What stored outputs depend on."""
+        return f"teacher {self.preprocessing} weights={weights_fingerprint(self.model)}"
+
+
+class DistillationTask(RatingTask):
+    """Squared EMD to the ratings of rated images, and to the teacher's distribution of all images.
+
+    The paper's student (arXiv 2307.15640): both terms are summed, without a filter on the teacher's confidence.
+
+    Args:
+        model, preprocessing, validation, freeze_norm: see [`RatingTask`].
+        teacher: frozen.
+        settings: the weights of the terms.
+    """
+
+    def __init__(
+        self,
+        model: CSKDForImageAesthetics,
+        preprocessing: Preprocessing,
+        teacher: FrozenTeacher,
+        settings: StudentSettings,
+        validation: RatedImages | None = None,
+    ) -> None:
+        super().__init__(model, preprocessing, validation, settings.freeze_norm)
+        self.teachers = (teacher,)
+        self.settings = settings
+        if settings.feature_weight:
+            self.feature_projector = nn.Linear(model.config.feature_size, teacher.model.config.feature_size)
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        return self.teachers
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        (teacher,) = self.teachers
+        settings, ratings = self.settings, batch[RATED]["ratings"]
+        crops = torch.cat([stream["crops"] for stream in batch.values()])  # rated first
+        soft = [stream[_SOFT] if _SOFT in stream else teacher(stream["crops"]) for stream in batch.values()]
+        soft_distribution, soft_feature = torch.cat(soft).split([teacher.bins, soft[0].shape[1] - teacher.bins], dim=1)
+        output = self.model(self.preprocessing(crops))
+        values = torch.tensor(self.model.config.score_values, device=crops.device)
+        parts = {
+            "rated": rating_loss(output.distribution[: len(ratings)], ratings, values),
+            "distill": squared_emd(output.distribution, soft_distribution).mean(),
+        }
+        loss = settings.rated_weight * parts["rated"] + settings.distill_weight * parts["distill"]
+        if settings.feature_weight:
+            target = F.layer_norm(soft_feature, soft_feature.shape[-1:])
+            parts["feature"] = F.smooth_l1_loss(self.feature_projector(output.pooler_output).float(), target)
+            loss = loss + settings.feature_weight * parts["feature"]
+        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
+
+
+def distil(settings: StudentSettings) -> TrainingResult:
+    """Train a student; without a teacher, on the rated images alone.
+
+    Raises:
+        SettingsError, RatingsError: the settings, the ratings or the teacher do not fit the run.
+    """
+    settings.check()
+    data = RatedData(settings)
+    prepare_output(settings)
+    accelerator = make_accelerator(settings)
+    teacher = _load_teacher(settings, data) if settings.teacher else None
+    model, preprocessing = build_rated_model(settings, data, "student")
+    validation = data.validation_images(preprocessing, accelerator)
+    if teacher is None:
+        streams = {RATED: data.stream(settings.batch_size, max(preprocessing.size))}
+        task = RatingTask(model, preprocessing, validation, settings.freeze_norm)
+    else:
+        side = max(*preprocessing.size, *teacher.preprocessing.size)
+        streams = {RATED: data.stream(settings.rated_batch_size, side)}
+        if settings.images:
+            streams[UNRATED] = _unrated_stream(settings, side)
+        if settings.pseudo_labels:
+            _attach_pseudo_labels(streams, teacher, settings, accelerator)
+        task = DistillationTask(model, preprocessing, teacher, settings, validation)
+    return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()
+
+
+def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher:
+    teacher = FrozenTeacher.from_pretrained(settings.teacher)
+    if list(teacher.model.config.score_values) != data.score_values:
+        raise SettingsError(
+            f"the teacher '{settings.teacher}' rates on {teacher.model.config.score_values}, but the ratings are on "
+            f"{data.score_values}; both need the same score_values."
+        )
+    return teacher
+
+
+def _unrated_stream(settings: StudentSettings, side: int) -> ImageStream:
+    views = ViewSettings(size=side, scale=tuple(settings.crop_scale), flip=settings.flip)
+    images = open_images(settings.images, views.source_side, settings.cache_images)
+    order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
+    return ImageStream(images, order, settings.batch_size - settings.rated_batch_size, views, seed=settings.seed)
+
+
+def _attach_pseudo_labels(
+    streams: dict[str, ImageStream], teacher: FrozenTeacher, settings: StudentSettings, accelerator: Accelerator
+) -> None:
+    """Have the teacher's outputs of fixed views read from a store in place of running it in every step."""
+    teacher.to(accelerator.device)
+    for name, stream in streams.items():
+        stream.n_views, stream.seed = settings.n_views, 0
+        with accelerator.main_process_first():
+            stream.features[_SOFT] = open_or_build(
+                Path(settings.pseudo_labels) / name,
+                teacher,
+                teacher.fingerprint(),
+                stream.images,
+                stream.views,
+                settings.n_views,
+                settings.quiet,
+            )

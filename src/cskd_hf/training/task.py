@@ -1,0 +1,68 @@
+"""The contract between what is trained and the loop that trains it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.views import Preprocessing
+from ..models.modeling_cskd import CSKDPreTrainedModel
+
+Batch = dict[str, dict[str, Any]]
+
+
+class TrainingTask(nn.Module):
+    """A model, how it sees images, and a forward that returns the loss and its parts.
+
+    Only what is trained may be registered as a submodule: it is what is wrapped, optimised and saved. Frozen encoders
+    are kept in plain tuples (`self.references = (encoder,)`), which `nn.Module` does not look into.
+
+    Args:
+        model: the model that is trained and saved.
+        preprocessing: from uint8 crops to its pixel values.
+        freeze_norm: keep the running statistics of batch norms as they are.
+    """
+
+    # The evaluation's value by which the best weights are chosen.
+    best_metric = "srcc"
+    greater_is_better = True
+
+    def __init__(self, model: CSKDPreTrainedModel, preprocessing: Preprocessing, freeze_norm: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing = preprocessing
+        self.freeze_norm = freeze_norm
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """`loss`, a scalar with a gradient, and its named parts, of one batch of `data.loading.collate`."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        """Named figures of the model as it is now; empty where there is nothing to evaluate on."""
+        raise NotImplementedError
+
+    def frozen(self) -> tuple[nn.Module, ...]:
+        """Modules that are used but not trained, to be moved to the device."""
+        return ()
+
+    def train(self, mode: bool = True) -> TrainingTask:
+        super().train(mode)
+        if mode and self.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def parameter_groups(
+        self, learning_rate: float, weight_decay: float, head_learning_rate: float | None = None
+    ) -> list[dict]:
+        """Optimiser groups: heads and projectors may learn at their own rate; biases and norms do not decay."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            rate = learning_rate if name.startswith("model.backbone.") else head_learning_rate or learning_rate
+            groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
