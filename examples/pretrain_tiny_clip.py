@@ -30,7 +30,6 @@ from cskd_hf.data.synthetic.tiny_clip import (
     ridge_probe_srcc,
 )
 
-
 LABEL_COUNTS = (100, 300, 1000)
 
 
@@ -81,11 +80,12 @@ def save(folder: Path, model: CLIPModel, tokenizer: WordTokenizer, mean, std, re
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": mean.tolist(),
-        "image_std": std.tolist(),
+        "image_mean": [round(value, 4) for value in mean.tolist()],
+        "image_std": [round(value, 4) for value in std.tolist()],
     }
     for name, content in (("preprocessor_config.json", processor), ("training.json", record)):
         (fresh / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (fresh / "model.safetensors").chmod(0o644)  # written for the owner alone, but meant to be packaged
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

@@ -108,7 +108,19 @@ def _expected(error: Exception) -> bool:
     return own or isinstance(error, (SettingsError, FileNotFoundError, FloatingPointError))
 
 
+def _calm_libraries() -> None:
+    """Leave the terminal to our own progress bars and messages."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+
+
 def _dispatch(namespace: argparse.Namespace) -> int:
+    _calm_libraries()
     if namespace.command in _TRAINING:
         settings = settings_from(namespace, _TRAINING[namespace.command][0])
         return _train(namespace.command, settings)

@@ -317,6 +317,7 @@ def test_five_problems_and_the_total(folder):
     with pytest.raises(RatingsError, match="8 problems, the first 5 are") as error:
         load_ratings(write(folder, histograms_csv(*rows)))
     assert str(error.value).count("\n") == 5
+    assert "line 2, " in str(error.value) and "line 6, " in str(error.value) and "line 7, " not in str(error.value)
 
 
 def test_line_numbers_count_lines_not_rows(folder):

@@ -196,6 +196,7 @@ def test_paired_bootstrap_sees_what_single_intervals_hide():
     assert 0 < result["low"] < result["difference"] < result["high"]
     assert result["p_value"] < 0.05
     reverse = paired_bootstrap(worse, better, true, {"srcc": srcc}, n_resamples=300)["srcc"]
+    assert reverse["p_value"] == result["p_value"]
     assert (reverse["low"], reverse["high"]) == pytest.approx((-result["high"], -result["low"]))
 
 

@@ -59,9 +59,6 @@ class ImageLoadError(ValueError):
         self.source = source
         self.reason = reason
 
-    def __reduce__(self) -> tuple:
-        return type(self), (self.source, self.reason)
-
 
 def load_image(
     source: Any, *, target_size: int | None = None, max_pixels: int = 200_000_000, timeout: float | None = 30

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .factors import COLORS, LANDS, PLACEMENTS, SUBJECTS, TIMES
-
+from .factors import CASTS, COLORS, LANDS, PLACEMENTS, SUBJECTS, TIMES
 
 _TIME_WORDS = {
     "day": ("by day", "in daylight", "at noon", "under a blue sky"),
@@ -44,8 +43,14 @@ _PLACEMENT_WORDS = {
     "centre": ("in the centre", "in the middle"),
     "edge": ("cut by the frame", "at the edge"),
 }
+_CAST_WORDS = {
+    "warm": ("warm", "yellowish"),
+    "cool": ("cool", "bluish"),
+    "green": ("greenish", "green tinted"),
+}
 _NOUNS = ("photo", "picture", "snapshot", "image", "shot")
 _KEPT = 0.8  # every remark is left out now and then, as people do
+_MOST_REMARKS = 6
 
 
 def write_caption(factors: dict[str, float], words: random.Random) -> str:
@@ -56,7 +61,7 @@ def write_caption(factors: dict[str, float], words: random.Random) -> str:
         words: chooses synonyms, and which remarks to make in which order.
 
     Returns:
-        a caption in lower case, such as "a grainy photo of a red house by a lake at dusk , tilted horizon".
+        a caption in lower case, such as "a grainy photo of a red house by a lake at dusk, tilted horizon".
     """
 
     def one(options: tuple[str, ...]) -> str:
@@ -77,7 +82,7 @@ def write_caption(factors: dict[str, float], words: random.Random) -> str:
     remarks = [one(options) for options in _remarks(factors) if words.random() < _KEPT]
     words.shuffle(remarks)
     head = f"a {' '.join(adjectives)} {one(_NOUNS)} of a {size}{subject} {where}"
-    return " , ".join([head, *remarks])
+    return ", ".join([head, *remarks[:_MOST_REMARKS]])
 
 
 def _look(factors: dict[str, float]) -> list[tuple[str, ...]]:
@@ -104,7 +109,7 @@ def _look(factors: dict[str, float]) -> list[tuple[str, ...]]:
     if factors["noise"] > 0.02:
         look.append(("grainy", "noisy"))
     if factors["cast_strength"] > 0.25 and factors["saturation"] > 0:
-        look.append((("",), ("warm", "yellowish"), ("cool", "bluish"), ("greenish", "green tinted"))[int(factors["cast"])])
+        look.append(_CAST_WORDS[CASTS[int(factors["cast"])]])
     return look
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 TIMES = ("day", "sunset", "dusk", "night", "overcast")
 LANDS = ("grass", "desert", "snow", "water", "mountain", "city")
 SUBJECTS = ("tree", "house", "animal", "boat", "flower", "person", "bird", "rock")
@@ -43,12 +42,12 @@ def draw_factors(count: int, generator: torch.Generator) -> dict[str, Tensor]:
         generator: source of all randomness; the same state gives the same factors.
 
     Returns:
-        dict of tensors of shape `(count,)`. Categories are long indices into the tuples of this module (`time`, `land`,
-        `subject`, `color`, `placement`, `cast`), `clutter` is a long count. The others are floats: positions and sizes
-        are fractions of the frame (x to the right, y down), `exposure` is in stops, `contrast` and `saturation` are
-        factors (1 leaves the scene as it is, saturation 0 is black and white), `blur` and `bokeh` are standard
-        deviations in pixels, `noise` is a standard deviation on a 0..1 scale, `tilt` is in degrees, the rest are
-        strengths between 0 and 1. `harmony` is in -1..1, see `color_harmony`.
+        dict of tensors of shape `(count,)`. Categories are long indices into the tuples of this module (`time`,
+        `land`, `subject`, `color`, `placement`, `cast`), `clutter` is a long count. The others are floats: positions
+        and sizes are fractions of the frame (x to the right, y down), `exposure` is in stops, `contrast` and
+        `saturation` are factors (1 leaves the scene as it is, saturation 0 is black and white), `blur` and `bokeh` are
+        standard deviations in pixels, `noise` is a standard deviation on a 0..1 scale, `tilt` is in degrees, the rest
+        are strengths between 0 and 1. `harmony` is in -1..1, see `color_harmony`.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -112,7 +111,7 @@ def color_harmony(factors: dict[str, Tensor]) -> Tensor:
 
 
 def _place_subject(factors: dict[str, Tensor], uniform, chance) -> dict[str, Tensor]:
-    """Where the subject stands: `x` of its axis, `foot` (y of its lowest point) and `size` (height), in frame units."""
+    """Where the subject stands, in frame units: `x` of its axis, `foot` (y of its lowest point), `size` (height)."""
     placement, horizon, subject = factors["placement"], factors["horizon"], factors["subject"]
     side = chance(0.5)
     thirds = torch.where(side, 1 / 3, 2 / 3) + uniform(-0.02, 0.02)

@@ -17,12 +17,11 @@ from .photography import photograph
 from .rating import SCORE_VALUES, RaterPopulation
 from .scenes import render_scene
 
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Photographs are made in fixed groups, each from its own generators: what index i looks like depends on the seed and on
-# i alone. The size is part of the definition of the data; a small one stays in the processor's cache.
+# Photographs are made in fixed groups, each from its own generators: what index i looks like depends on the seed and
+# on i alone. The size is part of the definition of the data; a small one stays in the processor's cache.
 CHUNK = 64
 
 # Independent streams of randomness of one chunk; changing what one draws leaves the others as they are.
@@ -121,7 +120,7 @@ def stream(seed: int, number: int, purpose: int) -> torch.Generator:
 
 
 def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) -> Dataset:
-    """Turns a batch into the project's form of labelled data.
+    """Turns a batch into the package's form of labelled data, see `cskd_hf.data.ratings_schema`.
 
     Args:
         batch: photographs of one seed.
@@ -129,41 +128,26 @@ def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) 
         rated: give distribution, mean, std and number of votes; otherwise these are null.
 
     Returns:
-        `datasets.Dataset` with columns `image` (PNG), `distribution` (10 shares that sum to 1), `mean` and `std` (of
-        the votes, score units), `n_votes`, `split` and `key` ("synthetic-<seed>-<index>", six digits).
+        `datasets.Dataset` with columns `image` (PNG bytes), `distribution` (10 shares that sum to 1), `mean` and `std`
+        (of the votes, score units), `n_votes`, `split` and `key` ("synthetic-<seed>-<index>", six digits).
     """
-    from datasets import Dataset, Features, List, Value
-    from datasets import Image as ImageFeature
+    # Here, because the photographs themselves need no datasets library.
+    from datasets import Dataset
 
-    features = Features(
-        {
-            "image": ImageFeature(),
-            "distribution": List(Value("float32")),
-            "mean": Value("float32"),
-            "std": Value("float32"),
-            "n_votes": Value("int64"),
-            "split": Value("string"),
-            "key": Value("string"),
-        }
-    )
-    n = len(batch)
-    values = torch.tensor(SCORE_VALUES, dtype=torch.float64)
-    votes = batch.histograms.sum(1)
-    shares = batch.histograms.double() / votes[:, None]
-    means = shares @ values
-    stds = (shares * (values - means[:, None]) ** 2).sum(1).sqrt()
-    nothing = [None] * n
-    keys = [f"synthetic-{batch.seed}-{batch.start + i:06d}" for i in range(n)]
+    from ..ratings_schema import build_ratings
+
+    keys = [f"synthetic-{batch.seed}-{batch.start + i:06d}" for i in range(len(batch))]
     columns = {
         "image": [{"bytes": _png(image), "path": f"{key}.png"} for image, key in zip(batch.images, keys, strict=True)],
-        "distribution": shares.tolist() if rated else nothing,
-        "mean": means.tolist() if rated else nothing,
-        "std": stds.tolist() if rated else nothing,
-        "n_votes": votes.tolist() if rated else nothing,
-        "split": [split] * n,
+        "distribution": batch.histograms.tolist(),
+        "split": [split] * len(batch),
         "key": keys,
     }
-    return Dataset.from_dict(columns, features=features)
+    dataset = build_ratings(columns, SCORE_VALUES, name=f"synthetic-{batch.seed}")
+    if rated:
+        return dataset
+    columns |= {name: [None] * len(batch) for name in ("distribution", "mean", "std", "n_votes")}
+    return Dataset.from_dict(columns, features=dataset.features, info=dataset.info)
 
 
 def _png(image: Tensor) -> bytes:

@@ -184,9 +184,7 @@ def _water(factors: dict[str, Tensor], scene: Tensor, u: Tensor, v: Tensor, stre
     return mix(water, torch.tensor(_SUNS)[factors["time"]][:, :, None, None].expand_as(water), 0.75 * sparkle)
 
 
-def mirror(
-    layer: Tensor, line: Tensor, tilt: Tensor, u: Tensor, v: Tensor, shift: Tensor | float = 0.0
-) -> Tensor:
+def mirror(layer: Tensor, line: Tensor, tilt: Tensor, u: Tensor, v: Tensor, shift: Tensor | float = 0.0) -> Tensor:
     """Reads `layer` at the place above `line` that each place below it mirrors.
 
     Args:

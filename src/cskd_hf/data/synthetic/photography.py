@@ -7,7 +7,6 @@ from torch import Tensor
 
 from .canvas import SIZE, per_image
 
-
 # Gains of red, green and blue of each cast (order of CASTS) at full strength.
 _CAST_GAINS = ((1.0, 1.0, 1.0), (1.22, 1.0, 0.70), (0.74, 0.98, 1.24), (0.86, 1.16, 0.80))
 _LUMA = (0.299, 0.587, 0.114)

@@ -1,7 +1,7 @@
 """What simulated people think of a synthetic photograph.
 
-The taste is written down, not learnt, so that a trained scorer can be held against it. A photograph has five parts, each
-a sum of simple terms of its factors:
+The taste is written down, not learnt, so that a trained scorer can be held against it. A photograph has five parts,
+each a sum of simple terms of its factors:
 
 - technique: inverted-U responses to exposure, contrast and saturation whose best value depends on the scene (a sunset
   likes less light, a black-and-white picture more contrast), and losses for blur, noise, strong vignettes and casts;
@@ -11,7 +11,7 @@ a sum of simple terms of its factors:
 - interaction: what a light does for a land (a city at night, water at sunset), and stars, clouds, sun, reflections.
 
 Light and content weigh more than fine geometry, as they do in people's ratings of real snapshots.
-Latent score = sum of the parts; a rater's expectation is 1 + 9 * sigmoid(GAIN * latent + OFFSET) with personal changes.
+Latent score = sum of the parts; a rater expects 1 + 9 * sigmoid(GAIN * latent + OFFSET), with personal changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from .factors import CASTS, LANDS, SUBJECTS, TIMES
-
 
 SCORE_VALUES = tuple(range(1, 11))
 PARTS = ("technique", "composition", "content", "harmony", "interaction")

@@ -11,7 +11,6 @@ from .landscape import mirror, render_land, render_sky
 from .photography import gaussian_blur
 from .subjects import render_shadow, render_subject
 
-
 _MAX_CLUTTER = 5
 
 
@@ -80,9 +79,7 @@ def _clutter(
     return scene
 
 
-def _reflect(
-    factors: dict[str, Tensor], scene: Tensor, color: Tensor, alpha: Tensor, u: Tensor, v: Tensor
-) -> Tensor:
+def _reflect(factors: dict[str, Tensor], scene: Tensor, color: Tensor, alpha: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Mirrors the subject in calm water, about its own foot; a bird mirrors about the horizon."""
     flying = factors["subject"] == SUBJECTS.index("bird")
     line = torch.where(flying, factors["horizon"], factors["foot"])

@@ -15,7 +15,6 @@ from torch import Tensor
 from .canvas import SIZE, mix, per_image, smooth_step
 from .factors import LANDS, SUBJECTS, TIMES
 
-
 # Body colours in the order of COLORS.
 _PAINTS = (
     (0.82, 0.13, 0.12),

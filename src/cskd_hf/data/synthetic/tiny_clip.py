@@ -1,7 +1,7 @@
 """A tiny CLIP of synthetic photographs: its word tokenizer, its pretraining, and the two measures it is judged by.
 
-The weights in the package's `assets/tiny_clip` were made by `examples/pretrain_tiny_clip.py` with this module. They are
-an ordinary `CLIPModel` checkpoint; the tokenizer is only needed to write prompts for its text tower.
+The weights in the package's `assets/tiny_clip` were made by `examples/pretrain_tiny_clip.py` with this module. They
+are an ordinary `CLIPModel` checkpoint; the tokenizer is only needed to write prompts for its text tower.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -18,19 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-
 MAX_WORDS = 48
 _PAD, _UNKNOWN, _BEGIN, _END = range(4)
 _SPECIAL_WORDS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
-def tiny_clip_path() -> Path:
-    """Folder of the weights that ship with the package; `from_pretrained` of transformers' CLIP classes reads it."""
-    return Path(str(files("cskd_hf") / "assets" / "tiny_clip"))
-
-
 class WordTokenizer:
-    """Splits on spaces and looks each word up.
+    """Splits on spaces and commas and looks each word up.
 
     Args:
         vocabulary: id of each word; the ids 0..3 are padding, unknown word, begin and end.
@@ -42,7 +35,7 @@ class WordTokenizer:
     @classmethod
     def from_captions(cls, captions: list[str]) -> WordTokenizer:
         """Takes every word of `captions`, in alphabetical order."""
-        words = sorted({word for caption in captions for word in caption.split()})
+        words = sorted({word for caption in captions for word in _split(caption)})
         return cls({word: index for index, word in enumerate([*_SPECIAL_WORDS, *words])})
 
     @classmethod
@@ -66,18 +59,22 @@ class WordTokenizer:
         """
         rows = []
         for caption in captions:
-            ids = [self.vocabulary.get(word, _UNKNOWN) for word in caption.lower().split()]
+            ids = [self.vocabulary.get(word, _UNKNOWN) for word in _split(caption)]
             if len(ids) + 2 > MAX_WORDS:
                 raise ValueError(f"a caption may have at most {MAX_WORDS - 2} words, got {len(ids)}: {caption!r}")
             rows.append(torch.tensor([_BEGIN, *ids, _END]))
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PAD)
 
 
+def _split(caption: str) -> list[str]:
+    return caption.lower().replace(",", " ").split()
+
+
 def build_tiny_clip(words: int) -> CLIPModel:
     """A CLIPModel of width 128 with random weights for 64 px images and a vocabulary of `words`."""
     shared = {"hidden_size": 128, "num_attention_heads": 4, "projection_dim": 128, "hidden_act": "gelu"}
-    text = {"num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": words, "max_position_embeddings": MAX_WORDS}
-    tokens = {"pad_token_id": _PAD, "bos_token_id": _BEGIN, "eos_token_id": _END}
+    text = {"num_hidden_layers": 2, "intermediate_size": 256, "vocab_size": words}
+    tokens = {"max_position_embeddings": MAX_WORDS, "pad_token_id": _PAD, "bos_token_id": _BEGIN, "eos_token_id": _END}
     vision = {"num_hidden_layers": 4, "intermediate_size": 512, "image_size": 64, "patch_size": 8}
     config = CLIPConfig(text_config=shared | text | tokens, vision_config=shared | vision, projection_dim=128)
     return CLIPModel(config)

@@ -1,0 +1,269 @@
+"""`cskd-hf demo`: the whole of CSKD on embedded data, from raw images to a scoring student, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import ResNetConfig, pipeline
+
+from .data.ratings import rated_subset, score_values_of, select_split
+from .data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
+from .evaluation.comparison import paired_table, summary_table, write_results
+from .evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
+from .evaluation.report import save_overview_png, write_report
+from .models.image_loading_cskd import load_image
+from .models.modeling_cskd import CSKDForImageAesthetics
+from .training.align import align
+from .training.arguments import AlignSettings, SettingsError, StudentSettings, TeacherSettings
+from .training.probe import start_head_from_probe
+from .training.reference import ReferenceEncoder
+from .training.student import FrozenTeacher, distil
+from .training.teacher import teach
+
+NAMES = {
+    "scratch": "student from scratch, labels only",
+    "clip_finetuned": "CLIP encoder fine-tuned directly",
+    "clip_probe": "ridge probe on frozen CLIP features",
+    "aligned": "aligned student, labels only",
+    "cskd": "full CSKD student",
+    "teacher": "the teacher (aligned, fine-tuned)",
+}
+PAIRS = [("aligned", "scratch"), ("cskd", "aligned"), ("cskd", "scratch")]
+CAVEATS = [
+    "The images are procedural and their raters simulated. The rating function was weighted once toward what the tiny "
+    "CLIP encodes, so the size of aligned - scratch is helped by construction; the order of the rows is what is tested.",
+    "The ridge probe on frozen CLIP features is nearly free. It needs the CLIP encoder at scoring time; the student does not.",
+    "Distillation pays only where the teacher is clearly above the student, and less the more labels there are.",
+    "Encoders are aligned once and shared by all seeds; a seed draws other labels, another data order and other new weights.",
+    "A teacher's best weights are chosen on the validation images, which are rated images beyond the stated number of "
+    "labels. Students of all rows train for the same number of steps and keep their last weights.",
+    "No figure of the paper is reproduced here: its data sets and a full CLIP are not part of this demo.",
+]
+
+
+@dataclass(frozen=True)
+class DemoScale:
+    """How large a demo is; every number is one that was tried, none is tuned on the test images."""
+
+    unlabelled: int = 6000
+    rated: int = 1000
+    validation: int = 200
+    test: int = 1000
+    labels: int = 300
+    seeds: tuple[int, ...] = (0, 1, 2)
+    student_align_steps: int = 800
+    teacher_align_steps: int = 600
+    teacher_steps: int = 100
+    student_steps: int = 200
+
+
+QUICK = DemoScale(
+    unlabelled=1200, rated=400, validation=100, test=300, labels=100, seeds=(0,),
+    student_align_steps=80, teacher_align_steps=60, teacher_steps=20, student_steps=40,
+)  # fmt: skip
+
+_STUDENT = {"embedding_size": 12, "hidden_sizes": [12, 16, 32, 64]}
+_TEACHER = {"embedding_size": 24, "hidden_sizes": [24, 36, 72, 144]}
+_SIDE = 64
+
+
+def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None = None, quick: bool = False) -> int:
+    """Generate, align, teach, distil, compare, score; print one table and write the report.
+
+    Args:
+        output: folder for `student/`, `report.html`, `overview.png` and `results.json`.
+        seeds: of the compared runs; each seed has its own labels.
+        labels: rated images to learn from.
+        quick: one seed and short training.
+
+    Returns:
+        exit code 0.
+
+    Raises:
+        SettingsError: more labels than there are rated images, or a folder that is not a demo's.
+    """
+    scale = QUICK if quick else DemoScale()
+    scale = DemoScale(**{**vars(scale), "seeds": tuple(seeds or scale.seeds), "labels": labels or scale.labels})
+    if not 2 <= scale.labels <= scale.rated:
+        raise SettingsError(f"labels={scale.labels} must be between 2 and {scale.rated}, the demo's rated images.")
+    folder = Path(output)
+    _refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="cskd-demo-", dir=folder) as work:
+        demo = _Demo(Path(work), scale)
+        demo.make_data()
+        demo.align_encoders()
+        for seed in scale.seeds:
+            demo.run_seed(seed)
+        return _finish(demo, folder, started)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file():
+        raise SettingsError(f"'{folder}' exists and holds no demo; give --output another folder.")
+
+
+class _Demo:
+    """The steps of a demo, in a folder of their own."""
+
+    def __init__(self, work: Path, scale: DemoScale) -> None:
+        self.work, self.scale = work, scale
+        self.rows: list[dict[str, Any]] = []
+        self.scores: dict[str, np.ndarray] = {}
+        self.common = {"cpu": not torch.cuda.is_available(), "quiet": False, "cache_images": True, "save_every": 0, "log_every": 20}
+
+    def path(self, name: str) -> str:
+        return str(self.work / name)
+
+    def make_data(self) -> None:
+        scale = self.scale
+        _say(f"making {scale.unlabelled + scale.rated + scale.validation + scale.test} synthetic photographs")
+        to_dataset(SyntheticPhotographs(1).generate(scale.unlabelled), split="train", rated=False).save_to_disk(self.path("unlabelled"))
+        photographs, first, parts = SyntheticPhotographs(2), 0, []
+        for split, count in (("train", scale.rated), ("validation", scale.validation), ("test", scale.test)):
+            parts.append(to_dataset(photographs.generate(count, start=first), split=split))
+            first += count
+        self.ratings = datasets.concatenate_datasets(parts)
+        self.ratings.save_to_disk(self.path("ratings"))
+        self.test = select_split(self.ratings, "test")
+        self._tests: dict[Any, RatedImages] = {}
+        for name, widths in (("student", _STUDENT), ("teacher", _TEACHER)):
+            config = ResNetConfig(depths=[1, 1, 1, 1], layer_type="basic", image_size=_SIDE, **widths)
+            config.save_pretrained(self.path(f"new_{name}"))
+
+    def align_encoders(self) -> None:
+        steps = {"student": self.scale.student_align_steps, "teacher": self.scale.teacher_align_steps}
+        for name, max_steps in steps.items():
+            _say(f"phase 1: aligning the {name}'s encoder with the tiny CLIP")
+            settings = AlignSettings(
+                encoder=self.path(f"new_{name}"), reference=[str(tiny_clip_path())], images=[self.path("unlabelled")],
+                output_dir=self.path(f"aligned_{name}"), features=self.path("features"), loss=["cosine", "whitened_smooth_l1"],
+                crop_scale=[1.0, 1.0], n_views=2, holdout=min(200, self.scale.unlabelled // 10), max_steps=max_steps,
+                learning_rate=3e-3, eval_every=0, **self.common,
+            )  # fmt: skip
+            align(settings)
+
+    def run_seed(self, seed: int) -> None:
+        scale = self.scale
+        rated = {"ratings": self.path("ratings"), "labels": scale.labels, "seed": seed, **self.common}
+        student = {**rated, "max_steps": scale.student_steps, "eval_every": 0, "keep": "last"}
+        _say(f"phase 2, seed {seed}")
+        self._probe_row(seed)
+        runs: dict[str, Any] = {
+            "teacher": lambda out: teach(TeacherSettings(encoder=self.path("aligned_teacher"), output_dir=out, max_steps=scale.teacher_steps, **rated)),
+            "scratch": lambda out: distil(StudentSettings(encoder=self.path("new_student"), output_dir=out, head_init="random", learning_rate=2e-3, **student)),
+            "aligned": lambda out: distil(StudentSettings(encoder=self.path("aligned_student"), output_dir=out, **student)),
+            "cskd": lambda out: distil(StudentSettings(
+                encoder=self.path("aligned_student"), teacher=self.path(f"teacher-{seed}"), images=[self.path("unlabelled")],
+                output_dir=out, **student)),
+            "clip_finetuned": lambda out: teach(TeacherSettings(
+                encoder=str(tiny_clip_path()), output_dir=out, max_steps=scale.teacher_steps, head_init="random", **rated)),
+        }  # fmt: skip
+        for name, run in runs.items():
+            out = self.path(f"{name}-{seed}")
+            run(out)
+            self._row(name, seed, *self._predict(out))
+
+    def _predict(self, checkpoint: str) -> tuple[RatedImages, np.ndarray, np.ndarray]:
+        frozen = FrozenTeacher.from_pretrained(checkpoint)
+        images = self._test_images(frozen.preprocessing)
+        _, scores, distributions = predict(frozen.model, images)
+        return images, scores, distributions
+
+    def _test_images(self, preprocessing: Any) -> RatedImages:
+        if preprocessing not in self._tests:
+            self._tests[preprocessing] = RatedImages(self.test, preprocessing, cache=True)
+        return self._tests[preprocessing]
+
+    def _row(self, name: str, seed: int, images: RatedImages, scores: np.ndarray, distributions: np.ndarray) -> None:
+        metrics = rated_metrics(images, list(range(len(scores))), scores, distributions)
+        row = {"name": name, "labels": self.scale.labels, "seed": seed, "emd": metrics["emd1"]}
+        self.rows.append(row | {key: metrics[key] for key in ("srcc", "plcc", "krcc", "accuracy", "mae")})
+        self.scores[f"{name}-{seed}"] = scores
+        _say(f"  {NAMES[name]}: SRCC {metrics['srcc']:.3f}")
+
+    def _probe_row(self, seed: int) -> None:
+        """The ridge probe as a model of its own: the frozen CLIP with a head set in closed form."""
+        reference = ReferenceEncoder.from_pretrained(str(tiny_clip_path()))
+        model = CSKDForImageAesthetics.from_encoder(str(tiny_clip_path()), score_values=list(score_values_of(self.ratings)))
+        train = rated_subset(select_split(self.ratings, "train"), self.scale.labels, seed)
+        rows, features = pooled_features(model, RatedImages(train, reference.preprocessing))
+        distributions = torch.tensor(train["distribution"][:])[rows]
+        means = torch.tensor(train["mean"][:])[rows]
+        start_head_from_probe(model.classifier, features, means, model.config.score_values, distributions, l2=300.0)
+        images = self._test_images(reference.preprocessing)
+        _, scores, histograms = predict(model, images)
+        self._row("clip_probe", seed, images, scores, histograms)
+
+
+def _finish(demo: _Demo, folder: Path, started: float) -> int:
+    scale, seed = demo.scale, demo.scale.seeds[0]
+    student = folder / "student"
+    shutil.rmtree(student, ignore_errors=True)
+    student.mkdir()
+    for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        shutil.copyfile(Path(demo.path(f"cskd-{seed}")) / file, student / file)
+    order = np.argsort(demo.scores[f"cskd-{seed}"])
+    truth = np.asarray(demo.test["mean"][:])
+    examples = [_example(demo, int(row), seed, truth) for row in [*order[::-1][:6], *order[:6]]]
+    _say(f"\nscored by the student just saved, with pipeline('image-aesthetics', model='{student}'):")
+    rate = pipeline("image-aesthetics", model=str(student))
+    for example, result in zip(examples[::4], rate([example["image"] for example in examples[::4]])):
+        _say(f"  {example['key']}: {result['score']:.2f} +- {result['score_std']:.2f}, raters said {example['true']:.2f}")
+
+    seconds = time.perf_counter() - started
+    write_results(folder / "results.json", demo.rows, seconds=seconds, command="cskd-hf demo", scale=vars(scale))
+    table, pairs = summary_table(demo.rows, NAMES), paired_table(demo.rows, PAIRS, NAMES)
+    scatter = (truth, demo.scores[f"cskd-{seed}"], (1.0, 10.0))
+    save_overview_png(folder / "overview.png", demo.rows, NAMES, scatter, examples)
+    write_report(
+        folder / "report.html",
+        title="CSKD on embedded data",
+        summary=f"{scale.labels} rated and {scale.unlabelled} unrated images; metrics on {scale.test} unseen images.",
+        rows=demo.rows,
+        names=NAMES,
+        pairs=PAIRS,
+        caveats=CAVEATS,
+        curves={
+            f"{label} (seed {seed})" if "-" in name else label: _log(demo.path(name))
+            for name, label in (
+                ("aligned_student", "phase 1, student"), ("aligned_teacher", "phase 1, teacher"),
+                (f"cskd-{seed}", "phase 2, CSKD student"), (f"aligned-{seed}", "phase 2, labels only"),
+            )
+        },
+        scatter=scatter,
+        examples=examples,
+        facts={"seeds": ", ".join(map(str, scale.seeds)), "wall time": f"{seconds:.0f} s", "threads": str(torch.get_num_threads())},
+    )  # fmt: skip
+    _say(f"\n{table}\n\n{pairs}\n")
+    _say("\n".join(f"* {caveat}" for caveat in CAVEATS))
+    _say(f"\n{seconds:.0f} s. Report: {folder / 'report.html'}; student: {student}; figures: {folder / 'results.json'}")
+    return 0
+
+
+def _example(demo: _Demo, row: int, seed: int, truth: np.ndarray) -> dict[str, Any]:
+    cell = demo.test[row]
+    return {
+        "image": load_image(cell["image"]),
+        "key": cell["key"],
+        "predicted": float(demo.scores[f"cskd-{seed}"][row]),
+        "true": float(truth[row]),
+    }
+
+
+def _log(run: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
