@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import CLIPModel
 
 from cskd_hf.data.synthetic import SyntheticBatch, SyntheticPhotographs
@@ -27,44 +28,68 @@ from cskd_hf.data.synthetic.tiny_clip import (
     embed_tokens,
     pretrain,
     recall_at,
-    ridge_probe_srcc,
 )
+from cskd_hf.evaluation.metrics import srcc
+from cskd_hf.training.probe import ridge_probe
 
 LABEL_COUNTS = (100, 300, 1000)
+PROBE_TEST = 2000  # unseen photographs that every probe is tested on
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000, help="photographs to learn from (12 kB of memory each)")
-    parser.add_argument("--minutes", type=float, default=40.0, help="budget of the training, generation not counted")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="budget of the training, generation not counted (default 40)")
+    budget.add_argument("--steps", type=int, help="budget in steps instead: the same weights on every run")
     parser.add_argument("--seed", type=int, default=1000, help="seed of photographs, weights and order")
     parser.add_argument("--test-seed", type=int, default=2000, help="seed of the unseen photographs")
     parser.add_argument("--batch-size", type=int, default=192, help="pairs a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="top of the cosine")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint; replaced as a whole")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.steps is None and arguments.minutes is None:
+        arguments.minutes = 40.0
+    return arguments
 
 
-def measure(model: CLIPModel, tokenizer: WordTokenizer, test: SyntheticBatch, mean, std) -> dict[str, object]:
-    """Recall among the first 1,000 unseen pairs; ridge probes trained on photographs after the first 2,000."""
+def measure(
+    model: CLIPModel, tokenizer: WordTokenizer, test: SyntheticBatch, mean: Tensor, std: Tensor
+) -> dict[str, object]:
+    """Recall among the first 1,000 unseen pairs; ridge probes fitted on the photographs after the first 2,000."""
     features = embed_images(model, test.images, mean, std)
     with torch.no_grad():
         captions = embed_tokens(model, tokenizer(test.captions[:1000]))
     recall = recall_at(features[:1000], captions)
-    probes = {
-        str(count): ridge_probe_srcc(
-            features[2000 : 2000 + count], test.means[2000 : 2000 + count], features[:2000], test.means[:2000]
-        )
-        for count in LABEL_COUNTS
-    }
+    probes = {}
+    for count in LABEL_COUNTS:
+        labelled = slice(PROBE_TEST, PROBE_TEST + count)
+        weight, bias = fit_probe(features[labelled], test.means[labelled])
+        prediction = features[:PROBE_TEST].double() @ weight + bias
+        probes[str(count)] = round(srcc(prediction.tolist(), test.means[:PROBE_TEST].tolist()), 4)
     return {
         "image_to_text_recall_of_1000": {str(k): round(value, 4) for k, value in recall.items()},
-        "ridge_probe_srcc_by_labels": {count: round(value, 4) for count, value in probes.items()},
+        "ridge_probe_srcc_by_labels": probes,
     }
 
 
-def save(folder: Path, model: CLIPModel, tokenizer: WordTokenizer, mean, std, record: dict[str, object]) -> None:
+def fit_probe(features: Tensor, means: Tensor, folds: int = 5) -> tuple[Tensor, Tensor]:
+    """Ridge probe, with the penalty that predicts best in cross-validation over the labelled photographs."""
+    fold = torch.arange(len(features)) % folds
+
+    def error(l2: float) -> float:
+        total = 0.0
+        for held_out in range(folds):
+            weight, bias = ridge_probe(features[fold != held_out], means[fold != held_out], l2)
+            rest = features[fold == held_out].double() @ weight + bias - means[fold == held_out]
+            total += rest.square().sum().item()
+        return total
+
+    return ridge_probe(features, means, min((10.0**power for power in range(-1, 5)), key=error))
+
+
+def save(folder: Path, model: CLIPModel, tokenizer: WordTokenizer, mean: Tensor, std: Tensor, record: dict) -> None:
     """Writes everything beside `folder`, then puts it in place, so that no half-written checkpoint is ever seen."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -104,6 +129,7 @@ def main() -> None:
     sample = train.images[:5000].float() / 255
     mean, std = (value.round(decimals=4) for value in (sample.mean((0, 1, 2)), sample.std((0, 1, 2))))
     model = build_tiny_clip(len(tokenizer.vocabulary))
+    started = time.monotonic()
     run = pretrain(
         model,
         train.images,
@@ -111,15 +137,18 @@ def main() -> None:
         mean,
         std,
         minutes=arguments.minutes,
+        steps=arguments.steps,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         report=lambda line: print(line, flush=True),
     )
+    training = time.monotonic() - started
     model.half().float()  # measured as it will be shipped, after rounding to float16
-    test = SyntheticPhotographs(arguments.test_seed).generate(2000 + max(LABEL_COUNTS))
+    test = SyntheticPhotographs(arguments.test_seed).generate(PROBE_TEST + max(LABEL_COUNTS))
     record = {
         **{name: value for name, value in vars(arguments).items() if name != "output"},
+        "training_minutes": round(training / 60, 2),
         "steps": run["steps"],
         "passes": round(run["passes"], 2),
         "final_loss": round(run["loss"], 4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -141,6 +142,8 @@ def _train(command: str, settings: AlignSettings | TeacherSettings | StudentSett
     else:
         from .training.student import distil as run
     result = run(settings)
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     print(
         f"{result.output_dir}: step {result.step}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -120,15 +121,27 @@ class _Demo:
         self.work, self.scale = work, scale
         self.rows: list[dict[str, Any]] = []
         self.scores: dict[str, np.ndarray] = {}
-        self.common = {"cpu": not torch.cuda.is_available(), "quiet": False, "cache_images": True, "save_every": 0, "log_every": 20}
+        self.started = time.perf_counter()
+        self.common = {
+            "cpu": not torch.cuda.is_available(),
+            "quiet": not sys.stderr.isatty(),
+            "cache_images": True,
+            "save_every": 0,
+            "log_every": 20,
+        }
 
     def path(self, name: str) -> str:
         return str(self.work / name)
 
+    def say(self, text: str) -> None:
+        _say(f"[{time.perf_counter() - self.started:4.0f} s] {text}")
+
     def make_data(self) -> None:
         scale = self.scale
-        _say(f"making {scale.unlabelled + scale.rated + scale.validation + scale.test} synthetic photographs")
-        to_dataset(SyntheticPhotographs(1).generate(scale.unlabelled), split="train", rated=False).save_to_disk(self.path("unlabelled"))
+        self.say(f"making {scale.unlabelled + scale.rated + scale.validation + scale.test} synthetic photographs")
+        to_dataset(SyntheticPhotographs(1).generate(scale.unlabelled), split="train", rated=False).save_to_disk(
+            self.path("unlabelled")
+        )
         photographs, first, parts = SyntheticPhotographs(2), 0, []
         for split, count in (("train", scale.rated), ("validation", scale.validation), ("test", scale.test)):
             parts.append(to_dataset(photographs.generate(count, start=first), split=split))
@@ -144,7 +157,7 @@ class _Demo:
     def align_encoders(self) -> None:
         steps = {"student": self.scale.student_align_steps, "teacher": self.scale.teacher_align_steps}
         for name, max_steps in steps.items():
-            _say(f"phase 1: aligning the {name}'s encoder with the tiny CLIP")
+            self.say(f"phase 1: aligning the {name}'s encoder with the tiny CLIP")
             settings = AlignSettings(
                 encoder=self.path(f"new_{name}"), reference=[str(tiny_clip_path())], images=[self.path("unlabelled")],
                 output_dir=self.path(f"aligned_{name}"), features=self.path("features"), loss=["cosine", "whitened_smooth_l1"],
@@ -157,7 +170,7 @@ class _Demo:
         scale = self.scale
         rated = {"ratings": self.path("ratings"), "labels": scale.labels, "seed": seed, **self.common}
         student = {**rated, "max_steps": scale.student_steps, "eval_every": 0, "keep": "last"}
-        _say(f"phase 2, seed {seed}")
+        self.say(f"phase 2, seed {seed}")
         self._probe_row(seed)
         runs: dict[str, Any] = {
             "teacher": lambda out: teach(TeacherSettings(encoder=self.path("aligned_teacher"), output_dir=out, max_steps=scale.teacher_steps, **rated)),
@@ -190,12 +203,14 @@ class _Demo:
         row = {"name": name, "labels": self.scale.labels, "seed": seed, "emd": metrics["emd1"]}
         self.rows.append(row | {key: metrics[key] for key in ("srcc", "plcc", "krcc", "accuracy", "mae")})
         self.scores[f"{name}-{seed}"] = scores
-        _say(f"  {NAMES[name]}: SRCC {metrics['srcc']:.3f}")
+        self.say(f"  {NAMES[name]}: SRCC {metrics['srcc']:.3f}")
 
     def _probe_row(self, seed: int) -> None:
         """The ridge probe as a model of its own: the frozen CLIP with a head set in closed form."""
         reference = ReferenceEncoder.from_pretrained(str(tiny_clip_path()))
-        model = CSKDForImageAesthetics.from_encoder(str(tiny_clip_path()), score_values=list(score_values_of(self.ratings)))
+        model = CSKDForImageAesthetics.from_encoder(
+            str(tiny_clip_path()), score_values=list(score_values_of(self.ratings))
+        )
         train = rated_subset(select_split(self.ratings, "train"), self.scale.labels, seed)
         rows, features = pooled_features(model, RatedImages(train, reference.preprocessing))
         distributions = torch.tensor(train["distribution"][:])[rows]
@@ -219,7 +234,9 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
     _say(f"\nscored by the student just saved, with pipeline('image-aesthetics', model='{student}'):")
     rate = pipeline("image-aesthetics", model=str(student))
     for example, result in zip(examples[::4], rate([example["image"] for example in examples[::4]])):
-        _say(f"  {example['key']}: {result['score']:.2f} +- {result['score_std']:.2f}, raters said {example['true']:.2f}")
+        _say(
+            f"  {example['key']}: {result['score']:.2f} +- {result['score_std']:.2f}, raters said {example['true']:.2f}"
+        )
 
     seconds = time.perf_counter() - started
     write_results(folder / "results.json", demo.rows, seconds=seconds, command="cskd-hf demo", scale=vars(scale))
@@ -247,7 +264,9 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
     )  # fmt: skip
     _say(f"\n{table}\n\n{pairs}\n")
     _say("\n".join(f"* {caveat}" for caveat in CAVEATS))
-    _say(f"\n{seconds:.0f} s. Report: {folder / 'report.html'}; student: {student}; figures: {folder / 'results.json'}")
+    _say(
+        f"\n{seconds:.0f} s. Report: {folder / 'report.html'}; student: {student}; figures: {folder / 'results.json'}"
+    )
     return 0
 
 

@@ -35,13 +35,15 @@ from cskd_hf.data.synthetic.tiny_clip import (
     PatchDropout,
     WordTokenizer,
     build_tiny_clip,
+    contrastive_loss,
     embed_images,
     embed_tokens,
     pretrain,
     recall_at,
-    ridge_probe_srcc,
-    spearman,
+    to_pixel_values,
 )
+from cskd_hf.evaluation.metrics import srcc
+from cskd_hf.training.probe import ridge_probe
 
 SEED = 7
 
@@ -106,7 +108,7 @@ def test_a_photograph_does_not_depend_on_its_batch(batch):
     assert torch.equal(part.means, batch.means[start : start + n])
     assert part.captions == batch.captions[start : start + n]
     for name, values in part.factors.items():
-        assert torch.equal(values, batch.factors[name][start : start + n], equal_nan=True), name
+        assert torch.equal(values, batch.factors[name][start : start + n]), name
 
 
 def test_global_random_state_is_neither_read_nor_changed(batch):
@@ -329,8 +331,8 @@ def test_light_and_content_weigh_more_than_geometry():
 
 def test_votes_follow_the_latent_score_and_two_panels_agree(batch):
     other = SyntheticPhotographs(SEED, rating_seed=99).generate(len(batch))
-    assert spearman(latent_score(batch.factors), batch.means) > 0.95
-    assert spearman(batch.means, other.means) > 0.95
+    assert srcc(latent_score(batch.factors).tolist(), batch.means.tolist()) > 0.95
+    assert srcc(batch.means.tolist(), other.means.tolist()) > 0.95
 
 
 # The tiny CLIP
@@ -353,30 +355,44 @@ def test_patch_dropout_keeps_the_class_token_and_half_of_the_patches():
     assert all(len(row.unique()) == 33 for row in kept)
 
 
-def test_recall_and_probe_measure_what_they_say():
+def test_recall_counts_the_own_caption_among_the_nearest():
     eye = torch.eye(4)
     assert recall_at(eye, eye, (1,)) == {1: 1.0}
     assert recall_at(eye, eye.roll(1, 0), (1, 4)) == {1: 0.0, 4: 1.0}
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(300, 8, generator=generator)
-    scores = features @ torch.randn(8, generator=generator)
-    assert ridge_probe_srcc(features[:200], scores[:200], features[200:], scores[200:]) > 0.99
-    noise = torch.randn(300, generator=generator)
-    assert abs(ridge_probe_srcc(features[:200], noise[:200], features[200:], noise[200:])) < 0.35
 
 
-def test_pretraining_lowers_the_loss_and_leaves_the_model_whole(batch):
+def test_pretraining_learns_is_reproducible_and_leaves_the_model_whole(batch):
     tokenizer = WordTokenizer.from_captions(batch.captions)
-    torch.manual_seed(0)
-    model = build_tiny_clip(len(tokenizer.vocabulary))
+    ids = tokenizer(batch.captions)
     mean, std = torch.full((3,), 0.45), torch.full((3,), 0.25)
-    lines: list[str] = []
-    run = pretrain(
-        model, batch.images, tokenizer(batch.captions), mean, std, minutes=0.04, batch_size=32, report=lines.append
-    )
-    assert run["steps"] >= 1 and run["loss"] < 3.6  # chance among 32 pairs: log(32) = 3.47, plus a bad start
+    models, losses = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build_tiny_clip(len(tokenizer.vocabulary))
+        run = pretrain(model, batch.images, ids, mean, std, steps=8, batch_size=32)
+        assert run["steps"] == 8 and run["passes"] == 2.0
+        models.append(model)
+    for name, weight in models[0].state_dict().items():
+        assert torch.equal(weight, models[1].state_dict()[name]), name
+    torch.manual_seed(0)
+    pixels = to_pixel_values(batch.images[:32], mean, std)
+    with torch.no_grad():
+        losses = [
+            contrastive_loss(model, pixels, ids[:32]) for model in (build_tiny_clip(len(tokenizer.vocabulary)), model)
+        ]
+    assert losses[1] < losses[0] - 0.1
     assert not model.vision_model.embeddings._forward_hooks and not model.training
-    assert embed_images(model, batch.images[:2], mean, std).shape == (2, 128)
+    assert model.config._attn_implementation != "eager"
+
+
+def test_pretraining_wants_one_budget_and_enough_images(batch):
+    model, mean = build_tiny_clip(10), torch.zeros(3)
+    ids = torch.zeros(len(batch), 3, dtype=torch.long)
+    for budget in ({}, {"minutes": 1.0, "steps": 1}):
+        with pytest.raises(ValueError, match="either minutes or steps"):
+            pretrain(model, batch.images, ids, mean, mean + 1, **budget)
+    with pytest.raises(ValueError, match="at most the number of images, 128, got 500"):
+        pretrain(model, batch.images, ids, mean, mean + 1, steps=1, batch_size=500)
 
 
 @pytest.fixture(scope="module")
@@ -406,15 +422,14 @@ def test_shipped_weights_reach_the_figures_on_record(shipped):
     path, model = shipped
     record = json.loads((path / "training.json").read_text())
     processor = json.loads((path / "preprocessor_config.json").read_text())
-    test = SyntheticPhotographs(record["test_seed"]).generate(1000)
-    features = embed_images(
-        model, test.images, torch.tensor(processor["image_mean"]), torch.tensor(processor["image_std"])
-    )
-    tokenizer = WordTokenizer.from_pretrained(path)
+    test = SyntheticPhotographs(record["test_seed"]).generate(300)
+    mean, std = torch.tensor(processor["image_mean"]), torch.tensor(processor["image_std"])
+    features = embed_images(model, test.images, mean, std)
     with torch.no_grad():
-        captions = embed_tokens(model, tokenizer(test.captions))
+        captions = embed_tokens(model, WordTokenizer.from_pretrained(path)(test.captions))
     recall = recall_at(features, captions)
+    # Among 300 pairs the own caption has fewer rivals than among the 1,000 of the record.
     for k, value in record["image_to_text_recall_of_1000"].items():
-        assert recall[int(k)] == pytest.approx(value, abs=0.01)
-    probe = ridge_probe_srcc(features[:300], test.means[:300], features[300:], test.means[300:])
-    assert probe == pytest.approx(record["ridge_probe_srcc_by_labels"]["300"], abs=0.08)
+        assert recall[int(k)] >= value
+    weight, bias = ridge_probe(features[:150], test.means[:150], l2=100.0)
+    assert srcc((features[150:].double() @ weight + bias).tolist(), test.means[150:].tolist()) > 0.25

@@ -12,15 +12,26 @@ from cskd_hf.data.views import ViewSettings, cut_view, stack_crops
 VIEWS = ViewSettings(size=16, scale=(0.5, 1.0))
 
 
-def encode(crops: torch.Tensor) -> torch.Tensor:
-    return crops.float().mean((2, 3))
+class Colour:
+    """A frozen encoder: the mean colour."""
+
+    def __init__(self, name: str = "encoder-a") -> None:
+        self.name = name
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        return crops.float().mean((2, 3))
+
+    def fingerprint(self) -> str:
+        return self.name
 
 
-def build(folder, photographs, **changes):
+def build(folder, photographs):
     images = ImageCollection([FolderSource(photographs)])
-    description = describe(images, "encoder-a", views=VIEWS, n_views=3, seed=0) | changes
-    return images, description, FeatureStore.build(
-        folder, encode, images, description, views=VIEWS, n_views=3, seed=0, batch_size=7, quiet=True
+    description = describe(images, Colour(), views=VIEWS, n_views=3)
+    return (
+        images,
+        description,
+        FeatureStore.build(folder, Colour(), images, views=VIEWS, n_views=3, batch_size=7, quiet=True),
     )
 
 
@@ -29,15 +40,15 @@ def test_stored_features_are_those_of_the_views(tmp_path, photographs):
     store = FeatureStore.open(tmp_path / "store", description)
     assert store.features.shape == (40, 3, 3)
     for index, view in ((0, 0), (17, 2), (39, 1)):
-        live = encode(stack_crops([cut_view(images.load(index), VIEWS, 0, index, view)]))[0]
+        live = Colour()(stack_crops([cut_view(images.load(index), VIEWS, 0, index, view)]))[0]
         assert torch.equal(store[index, view], live.half().float())
     assert torch.equal(store[5, 4], store[5, 1])  # views repeat
 
 
 def test_store_of_another_run_is_refused_with_what_differs(tmp_path, photographs):
-    _, description, _ = build(tmp_path / "store", photographs)
+    images, _, _ = build(tmp_path / "store", photographs)
     with pytest.raises(FeatureStoreError, match="encoder is 'encoder-a' in the store and 'encoder-b' in this run"):
-        FeatureStore.open(tmp_path / "store", description | {"encoder": "encoder-b"})
+        FeatureStore.open_or_build(tmp_path / "store", Colour("encoder-b"), images, views=VIEWS, n_views=3)
 
 
 def test_damaged_store_is_refused(tmp_path, photographs):
@@ -53,11 +64,12 @@ def test_damaged_store_is_refused(tmp_path, photographs):
 def test_a_build_that_fails_leaves_nothing(tmp_path, photographs):
     images = ImageCollection([FolderSource(photographs)])
 
-    def fail(crops: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("out of memory")
+    class Failing(Colour):
+        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        FeatureStore.build(tmp_path / "store", fail, images, {}, views=VIEWS, n_views=2, seed=0, quiet=True)
+        FeatureStore.build(tmp_path / "store", Failing(), images, views=VIEWS, n_views=2, quiet=True)
     assert list(tmp_path.iterdir()) == []
 
 

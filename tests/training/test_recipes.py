@@ -20,7 +20,9 @@ def parse(*arguments: str, settings_class: type = AlignSettings):
 
 def test_command_line_wins_over_recipe_and_recipe_over_defaults(tmp_path):
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("encoder: e\nreference: [c]\nimages: u\noutput_dir: o\nlearning_rate: 1e-4\nmax_steps: 7\nflip: false\n")
+    recipe.write_text(
+        "encoder: e\nreference: [c]\nimages: u\noutput_dir: o\nlearning_rate: 1e-4\nmax_steps: 7\nflip: false\n"
+    )
     settings = parse("align", "--recipe", str(recipe), "--max-steps", "9", "--images", "a", "b", "--loss", "cosine")
     assert (settings.max_steps, settings.learning_rate, settings.flip) == (9, 1e-4, False)
     assert (settings.images, settings.reference, settings.loss) == (["a", "b"], ["c"], ["cosine"])
@@ -66,8 +68,14 @@ def test_unknown_option_is_refused_with_the_nearest_name(capsys):
         (["--output-dir", "o"], "encoder is not set"),
         (["--output-dir", "o", "--encoder", "e"], "reference is not set"),
         (["--output-dir", "o", "--encoder", "e", "--reference", "r"], "images is not set"),
-        (["--output-dir", "o", "--encoder", "e", "--reference", "r", "--images", "a", "b", "--image-weights", "1"], "as many --image-weights"),
-        (["--output-dir", "o", "--encoder", "e", "--reference", "r", "--images", "a", "--crop-scale", "0.9", "0.1"], "crop_scale"),
+        (
+            ["--output-dir", "o", "--encoder", "e", "--reference", "r", "--images", "a", "b", "--image-weights", "1"],
+            "as many --image-weights",
+        ),
+        (
+            ["--output-dir", "o", "--encoder", "e", "--reference", "r", "--images", "a", "--crop-scale", "0.9", "0.1"],
+            "crop_scale",
+        ),
         (["--output-dir", "o", "--max-steps", "0"], "max_steps=0 must be at least 1"),
     ],
 )

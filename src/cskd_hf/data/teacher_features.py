@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -23,11 +22,22 @@ from ..models.image_loading_cskd import ImageLoadError
 from .sources import ImageCollection
 from .views import ViewSettings, cut_view, stack_crops
 
+STORED_VIEWS_SEED = 0  # one for all runs, so that runs of other seeds share a store
 _FEATURES, _MANIFEST = "features.safetensors", "manifest.json"
 
 
 class FeatureStoreError(ValueError):
     """A store is damaged, or was made for another run."""
+
+
+class FrozenEncoder(Protocol):
+    """What a store can be made of: a module in evaluation mode that names its own state."""
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        """uint8 crops `(batch, 3, side, side)` -> features `(batch, dim)`."""
+
+    def fingerprint(self) -> str:
+        """Weights and preprocessing: another text, other features."""
 
 
 class FeatureStore:
@@ -83,13 +93,11 @@ class FeatureStore:
     def build(
         cls,
         folder: str | os.PathLike,
-        encode: Callable[[torch.Tensor], torch.Tensor],
+        encoder: FrozenEncoder,
         images: ImageCollection,
-        description: dict[str, Any],
         *,
         views: ViewSettings,
         n_views: int,
-        seed: int,
         batch_size: int = 64,
         quiet: bool = False,
     ) -> FeatureStore:
@@ -97,10 +105,9 @@ class FeatureStore:
 
         Args:
             folder: to write; it appears only when whole.
-            encode: uint8 crops `(batch, 3, side, side)` -> features `(batch, dim)`.
+            encoder: whose outputs are stored.
             images: what to encode.
-            description: `describe(...)` of the run, kept in the manifest.
-            views, n_views, seed: as the training stream cuts them.
+            views, n_views: as the training stream cuts them, with the seed `STORED_VIEWS_SEED`.
             batch_size: images a forward.
             quiet: no progress bar.
         """
@@ -108,37 +115,60 @@ class FeatureStore:
         temporary = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
         temporary.mkdir(parents=True)
         try:
-            features, unreadable = _encode_all(encode, images, views, n_views, seed, batch_size, quiet)
+            features, unreadable = _encode_all(encoder, images, views, n_views, batch_size, quiet)
             save_file({"features": features}, temporary / _FEATURES)
-            manifest = description | {"unreadable": unreadable, "sha256": _checksum(temporary / _FEATURES)}
+            manifest = describe(images, encoder, views=views, n_views=n_views) | {
+                "unreadable": unreadable,
+                "sha256": _checksum(temporary / _FEATURES),
+            }
             (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return cls(features, manifest)
 
+    @classmethod
+    def open_or_build(
+        cls,
+        folder: str | os.PathLike,
+        encoder: FrozenEncoder,
+        images: ImageCollection,
+        *,
+        views: ViewSettings,
+        n_views: int,
+        quiet: bool = False,
+    ) -> FeatureStore:
+        """Open the store of these images, views and encoder where it exists, else compute it."""
+        if Path(folder).is_dir():
+            return cls.open(folder, describe(images, encoder, views=views, n_views=n_views))
+        return cls.build(folder, encoder, images, views=views, n_views=n_views, quiet=quiet)
 
-def describe(
-    images: ImageCollection, fingerprint: str, *, views: ViewSettings, n_views: int, seed: int
-) -> dict[str, Any]:
+
+def describe(images: ImageCollection, encoder: FrozenEncoder, *, views: ViewSettings, n_views: int) -> dict[str, Any]:
     """What the features of a run depend on.
 
     Args:
         images: their keys, in order.
-        fingerprint: of the encoder: weights and preprocessing.
-        views, n_views, seed: as the stream cuts them.
+        encoder: its fingerprint.
+        views, n_views: as the stream cuts them.
     """
     keys = hashlib.sha256("\n".join(images.key(i) for i in range(len(images))).encode()).hexdigest()
     cut = {"size": views.size, "scale": list(views.scale), "ratio": list(views.ratio), "flip": views.flip}
-    return {"encoder": fingerprint, "images": len(images), "keys": keys, "views": n_views, "seed": seed, "cut": cut}
+    return {
+        "encoder": encoder.fingerprint(),
+        "images": len(images),
+        "keys": keys,
+        "views": n_views,
+        "seed": STORED_VIEWS_SEED,
+        "cut": cut,
+    }
 
 
 def _encode_all(
-    encode: Callable[[torch.Tensor], torch.Tensor],
+    encoder: FrozenEncoder,
     images: ImageCollection,
     views: ViewSettings,
     n_views: int,
-    seed: int,
     batch_size: int,
     quiet: bool,
 ) -> tuple[torch.Tensor, list[list[str]]]:
@@ -152,10 +182,10 @@ def _encode_all(
                 unreadable.append([images.key(index), error.reason])
                 continue
             rows.append(index)
-            crops += [cut_view(image, views, seed, index, view) for view in range(n_views)]
+            crops += [cut_view(image, views, STORED_VIEWS_SEED, index, view) for view in range(n_views)]
         if not rows:
             continue
-        encoded = torch.cat([encode(chunk) for chunk in stack_crops(crops).split(batch_size)]).cpu()
+        encoded = torch.cat([encoder(chunk) for chunk in stack_crops(crops).split(batch_size)]).cpu()
         if features is None:
             features = torch.zeros(len(images), n_views, encoded.shape[-1], dtype=torch.float16)
         features[rows] = encoded.half().view(len(rows), n_views, -1)

@@ -165,7 +165,9 @@ def paired_lines(
     """The lines of `paired_table`."""
     counts = _label_counts(rows)
     common = {
-        pair: [labels for labels in counts if _runs(rows, pair[0], labels).keys() & _runs(rows, pair[1], labels).keys()]
+        pair: [
+            labels for labels in counts if _runs(rows, pair[0], labels).keys() & _runs(rows, pair[1], labels).keys()
+        ]
         for pair in pairs
     }
     for (better, worse), found in common.items():

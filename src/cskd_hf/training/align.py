@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +14,7 @@ from torch import nn
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder
 from ..data.sources import ImageCollection
-from ..data.teacher_features import FeatureStore, describe
+from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings, cut_view, stack_crops
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForFeatureAlignment
@@ -22,8 +25,9 @@ from .losses import ALIGNMENT_LOSSES
 from .reference import ReferenceEncoder, load_reference
 from .task import Batch, TrainingTask
 
+logger = logging.getLogger(__name__)
+
 _STREAM = "unlabelled"
-_STORED_VIEWS_SEED = 0  # one for all runs, so that runs of other seeds share a store
 
 
 class AlignmentTask(TrainingTask):
@@ -92,8 +96,12 @@ class AlignmentTask(TrainingTask):
         return totals
 
 
-def align(settings: AlignSettings) -> TrainingResult:
+def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None = None) -> TrainingResult:
     """Run phase 1.
+
+    Args:
+        settings: see [`AlignSettings`].
+        references: encoders of one's own, used in place of loading those that `settings.reference` names.
 
     Raises:
         SettingsError, FileNotFoundError, FeatureStoreError: the settings, the images or a store do not fit the run.
@@ -101,7 +109,7 @@ def align(settings: AlignSettings) -> TrainingResult:
     settings.check()
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    references = tuple(load_reference(location) for location in settings.reference)
+    references = tuple(references or (load_reference(location) for location in settings.reference))
     set_seed(settings.seed)
     model = build_model(
         CSKDForFeatureAlignment,
@@ -110,77 +118,57 @@ def align(settings: AlignSettings) -> TrainingResult:
         reference_encoders=[{"name": reference.name, "dim": reference.dim} for reference in references],
     )
     preprocessing = build_preprocessing(settings, model)
+    reference_side = max(side for reference in references for side in reference.preprocessing.size)
+    side = max(preprocessing.size)
     views = ViewSettings(
-        # One crop for all: large enough for the largest of its users.
-        size=max(*preprocessing.size, *(side for reference in references for side in reference.preprocessing.size)),
+        # Boxes of views are shares of the image, so student and stored reference see the same cut at their own size.
+        size=side if settings.features else max(side, reference_side),
         scale=tuple(settings.crop_scale),
         flip=settings.flip,
     )
-    images, held = split_holdout(settings.images, settings.holdout, views.source_side, settings.cache_images)
+    stored_views = replace(views, size=reference_side)
+    needed = max(views.source_side, stored_views.source_side)
+    images, held = split_holdout(settings.images, settings.holdout, needed, settings.cache_images)
     model.config.provenance = provenance("align", settings, images_used=len(images))
     n_views = settings.n_views or (2 if settings.features else None)
     stores = {}
     if settings.features:
         for reference in references:
-            reference.to(accelerator.device)
             with accelerator.main_process_first():
-                stores[reference.name] = open_or_build(
+                stores[reference.name] = FeatureStore.open_or_build(
                     Path(settings.features) / reference.name,
-                    reference,
-                    reference.fingerprint(),
+                    reference.to(accelerator.device),
                     images,
-                    views,
-                    n_views,
-                    settings.quiet,
+                    views=stored_views,
+                    n_views=n_views,
+                    quiet=settings.quiet,
                 )
     stream = ImageStream(
         images,
         ImageOrder(images.sizes, settings.image_weights, settings.seed),
         settings.batch_size,
         views,
-        seed=_STORED_VIEWS_SEED if stores else settings.seed,
+        seed=STORED_VIEWS_SEED if stores else settings.seed,
         n_views=n_views,
         features=stores,
     )
-    task = AlignmentTask(model, preprocessing, references, settings.loss, _plain_crops(held, views))
+    task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
     return TrainingLoop(task, {_STREAM: stream}, settings, accelerator).run()
 
 
-def open_or_build(
-    folder: Path,
-    encoder: nn.Module,
-    fingerprint: str,
-    images: ImageCollection,
-    views: ViewSettings,
-    n_views: int,
-    quiet: bool,
-) -> FeatureStore:
-    """The store of a frozen encoder's outputs for these images and views: opened where it exists, else computed."""
-    description = describe(images, fingerprint, views=views, n_views=n_views, seed=_STORED_VIEWS_SEED)
-    if folder.is_dir():
-        return FeatureStore.open(folder, description)
-    device = next(encoder.parameters()).device
-    return FeatureStore.build(
-        folder,
-        lambda crops: encoder(crops.to(device)),
-        images,
-        description,
-        views=views,
-        n_views=n_views,
-        seed=_STORED_VIEWS_SEED,
-        quiet=quiet,
-    )
+def plain_crops(images: ImageCollection, side: int, indices: Sequence[int] | None = None) -> torch.Tensor:
+    """The whole of each image (or of those at `indices`), uint8 `(images, 3, side, side)`; unreadable ones are left out.
 
-
-def _plain_crops(images: ImageCollection, views: ViewSettings) -> torch.Tensor:
-    """The whole of each held-out image, uint8 `(images, 3, side, side)`; unreadable ones are left out."""
-    plain = ViewSettings(size=views.size, flip=False)
+    Raises:
+        ImageLoadError: none of them can be read.
+    """
+    plain = ViewSettings(size=side, flip=False)
     crops = []
-    for index in range(len(images)):
+    for index in range(len(images)) if indices is None else indices:
         try:
             crops.append(cut_view(images.load(index), plain, 0, index, 0))
-        except ImageLoadError:
-            continue  # they are few, and training images of the same sources are reported
+        except ImageLoadError as error:
+            logger.warning("unreadable image left out: %s (%s)", images.key(index), error.reason)
     if not crops:
-        raise ImageLoadError(images.key(0), f"none of the {len(images)} held-out images can be read")
+        raise ImageLoadError(images.key(0), f"none of the {len(images)} images can be read")
     return stack_crops(crops)

@@ -56,7 +56,7 @@ class ReferenceEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 crops `(batch, 3, side, side)` -> float32 features `(batch, dim)`."""
-        pixel_values = self.preprocessing(crops)
+        pixel_values = self.preprocessing(crops.to(self._device()))
         if isinstance(self.encoder, nn.Module) and hasattr(self.encoder, "config"):
             outputs = self.encoder(pixel_values=pixel_values)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,19 +13,23 @@ from transformers import AutoImageProcessor
 
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder
+from ..data.sources import ImageCollection
+from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings
-from ..evaluation.predict import RatedImages
+from ..evaluation.predict import RatedImages, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
-from .align import open_or_build
+from .align import plain_crops
 from .arguments import SettingsError, StudentSettings
 from .build import open_images
 from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .probe import start_head_from_probe
 from .reference import weights_fingerprint
 from .task import Batch
 from .teacher import RATED, RatedData, RatingTask, build_rated_model
 
 UNRATED = "unrated"
 _SOFT = "teacher"
+_PROBED = 2048  # unrated images that the head's start is computed from
 
 
 class FrozenTeacher(nn.Module):
@@ -55,7 +60,7 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 crops `(batch, 3, side, side)` -> `(batch, bins + feature_size)`."""
-        output = self.model(self.preprocessing(crops))
+        output = self.model(self.preprocessing(crops.to(self.model.device)))
         return torch.cat([output.distribution, output.pooler_output.float()], dim=-1)
 
     def fingerprint(self) -> str:
@@ -121,21 +126,65 @@ def distil(settings: StudentSettings) -> TrainingResult:
     data = RatedData(settings)
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    teacher = _load_teacher(settings, data) if settings.teacher else None
+    if not settings.teacher:
+        return _train_on_ratings_alone(settings, data, accelerator)
+    teacher = _load_teacher(settings, data).to(accelerator.device)
     model, preprocessing = build_rated_model(settings, data, "student")
+    side = max(preprocessing.size)
+    if not settings.pseudo_labels:
+        side = max(side, *teacher.preprocessing.size)  # one crop for both
+    streams = {RATED: data.stream(settings.rated_batch_size, side)}
+    if settings.images:
+        streams[UNRATED] = _unrated_stream(settings, side, max(teacher.preprocessing.size))
+        if settings.head_init == "probe":
+            start_head_from_teacher(
+                model.to(accelerator.device), preprocessing, teacher, data, streams[UNRATED].images
+            )
+    if settings.pseudo_labels:
+        _attach_pseudo_labels(streams, teacher, settings, accelerator)
     validation = data.validation_images(preprocessing, accelerator)
-    if teacher is None:
-        streams = {RATED: data.stream(settings.batch_size, max(preprocessing.size))}
-        task = RatingTask(model, preprocessing, validation, settings.freeze_norm)
-    else:
-        side = max(*preprocessing.size, *teacher.preprocessing.size)
-        streams = {RATED: data.stream(settings.rated_batch_size, side)}
-        if settings.images:
-            streams[UNRATED] = _unrated_stream(settings, side)
-        if settings.pseudo_labels:
-            _attach_pseudo_labels(streams, teacher, settings, accelerator)
-        task = DistillationTask(model, preprocessing, teacher, settings, validation)
+    task = DistillationTask(model, preprocessing, teacher, settings, validation)
     return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()
+
+
+def _train_on_ratings_alone(settings: StudentSettings, data: RatedData, accelerator: Accelerator) -> TrainingResult:
+    model, preprocessing = build_rated_model(settings, data, "student")
+    streams = {RATED: data.stream(settings.batch_size, max(preprocessing.size))}
+    task = RatingTask(model, preprocessing, data.validation_images(preprocessing, accelerator), settings.freeze_norm)
+    return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()
+
+
+@torch.no_grad()
+def start_head_from_teacher(
+    model: CSKDForImageAesthetics,
+    preprocessing: Preprocessing,
+    teacher: FrozenTeacher,
+    data: RatedData,
+    unrated: ImageCollection,
+) -> None:
+    """Start the head from the ridge probe of the rated images' ratings and the teacher's of unrated images together.
+
+    The closed-form counterpart of the distillation that follows; a sample of the unrated images is enough for it.
+    """
+    rows, features = pooled_features(
+        model, RatedImages(data.train, preprocessing, batch_size=data.settings.batch_size)
+    )
+    distributions = data.distributions[rows] if data.distributions is not None else None
+    spaced = torch.linspace(0, len(unrated) - 1, min(_PROBED, len(unrated))).long().tolist()
+    crops = plain_crops(unrated, max(*preprocessing.size, *teacher.preprocessing.size), spaced)
+    model.eval()
+    soft = torch.cat([teacher(chunk).cpu()[:, : teacher.bins] for chunk in crops.split(64)])
+    extra = torch.cat(
+        [model.encode(preprocessing(chunk.to(model.device)))[0].float().cpu() for chunk in crops.split(64)]
+    )
+    start_head_from_probe(
+        model.classifier,
+        torch.cat([features, extra]),
+        torch.cat([data.means[rows], soft @ torch.tensor(data.score_values)]),
+        data.score_values,
+        torch.cat([distributions, soft]) if distributions is not None else soft,
+        data.settings.probe_l2,
+    )
 
 
 def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher:
@@ -148,9 +197,10 @@ def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher:
     return teacher
 
 
-def _unrated_stream(settings: StudentSettings, side: int) -> ImageStream:
+def _unrated_stream(settings: StudentSettings, side: int, teacher_side: int) -> ImageStream:
     views = ViewSettings(size=side, scale=tuple(settings.crop_scale), flip=settings.flip)
-    images = open_images(settings.images, views.source_side, settings.cache_images)
+    needed = replace(views, size=max(side, teacher_side)).source_side
+    images = open_images(settings.images, needed, settings.cache_images)
     order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
     return ImageStream(images, order, settings.batch_size - settings.rated_batch_size, views, seed=settings.seed)
 
@@ -159,16 +209,15 @@ def _attach_pseudo_labels(
     streams: dict[str, ImageStream], teacher: FrozenTeacher, settings: StudentSettings, accelerator: Accelerator
 ) -> None:
     """Have the teacher's outputs of fixed views read from a store in place of running it in every step."""
-    teacher.to(accelerator.device)
     for name, stream in streams.items():
-        stream.n_views, stream.seed = settings.n_views, 0
+        stream.n_views, stream.seed = settings.n_views, STORED_VIEWS_SEED
         with accelerator.main_process_first():
-            stream.features[_SOFT] = open_or_build(
+            stream.features[_SOFT] = FeatureStore.open_or_build(
                 Path(settings.pseudo_labels) / name,
                 teacher,
-                teacher.fingerprint(),
                 stream.images,
-                stream.views,
-                settings.n_views,
-                settings.quiet,
+                # Boxes of views are shares of the image: student and teacher see the same cut at their own size.
+                views=replace(stream.views, size=max(teacher.preprocessing.size)),
+                n_views=settings.n_views,
+                quiet=settings.quiet,
             )

@@ -32,6 +32,11 @@ def rows_where(condition: Tensor) -> Tensor:
     return torch.nonzero(condition).flatten()
 
 
+def take_rows(factors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """The factors of some images."""
+    return {name: values[rows] for name, values in factors.items()}
+
+
 def camera_grid(tilt: Tensor) -> tuple[Tensor, Tensor]:
     """Scene coordinates of every pixel for a camera rotated by `tilt` degrees.
 

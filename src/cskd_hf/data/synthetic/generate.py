@@ -64,7 +64,7 @@ class SyntheticPhotographs:
         raters: votes a photograph receives.
 
     Raises:
-        ValueError: if `seed` is negative or `raters` is not positive.
+        ValueError: if `seed` is negative or `raters` is out of range.
     """
 
     def __init__(self, seed: int, rating_seed: int | None = None, raters: int = 80):
@@ -91,10 +91,9 @@ class SyntheticPhotographs:
         first, last = start // CHUNK, (start + n - 1) // CHUNK
         chunks = [self._chunk(number) for number in range(first, last + 1)]
         rows = slice(start - first * CHUNK, start - first * CHUNK + n)
-        histograms = torch.cat([chunk.histograms for chunk in chunks])[rows]
         return SyntheticBatch(
             images=torch.cat([chunk.images for chunk in chunks])[rows],
-            histograms=histograms,
+            histograms=torch.cat([chunk.histograms for chunk in chunks])[rows],
             means=torch.cat([chunk.means for chunk in chunks])[rows],
             captions=[caption for chunk in chunks for caption in chunk.captions][rows],
             factors={key: torch.cat([chunk.factors[key] for chunk in chunks])[rows] for key in chunks[0].factors},
@@ -107,16 +106,21 @@ class SyntheticPhotographs:
         scene = render_scene(factors, stream(self.seed, number, _TEXTURES))
         images = photograph(scene, factors, stream(self.seed, number, _SENSOR))
         histograms = self.population.vote(factors, number)
-        words = random.Random(int(stream(self.seed, number, _CAPTIONS).initial_seed()))
+        words = random.Random(stream_seed(self.seed, number, _CAPTIONS))
         columns = {name: values.tolist() for name, values in factors.items()}
         captions = [write_caption({name: columns[name][i] for name in columns}, words) for i in range(CHUNK)]
         means = histograms.float() @ torch.tensor(SCORE_VALUES, dtype=torch.float32) / histograms.sum(1)
         return SyntheticBatch(images, histograms, means, captions, factors, self.seed, number * CHUNK)
 
 
-def stream(seed: int, number: int, purpose: int) -> torch.Generator:
-    """A generator of its own for each (seed, chunk, purpose), seeded through a hash so that neighbours differ."""
-    return torch.Generator().manual_seed(random.Random(f"{seed}/{number}/{purpose}").getrandbits(62))
+def stream_seed(seed: int, chunk: int, purpose: int) -> int:
+    """A seed of its own for each (seed, chunk, purpose), from a hash so that neighbours have nothing in common."""
+    return random.Random(f"{seed}/{chunk}/{purpose}").getrandbits(62)
+
+
+def stream(seed: int, chunk: int, purpose: int) -> torch.Generator:
+    """The generator that `stream_seed` starts."""
+    return torch.Generator().manual_seed(stream_seed(seed, chunk, purpose))
 
 
 def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) -> Dataset:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .canvas import SIZE, fractal, mix, per_image, profile, rows_where, smooth_step
+from .canvas import SIZE, fractal, mix, per_image, profile, rows_where, smooth_step, take_rows
 from .factors import LANDS, TIMES
 
 # Sky colours by light (rows as TIMES): zenith, middle, horizon; display RGB in 0..1.
@@ -35,6 +35,11 @@ _LAND = (
 def render_sky(factors: dict[str, Tensor], u: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
     """Sky gradient with sun or moon, glow, clouds and stars over the whole frame.
 
+    Args:
+        factors: see `draw_factors`.
+        u, v: scene coordinates of every pixel, (count, 1, 64, 64).
+        generator: source of all textures.
+
     Returns:
         (count, 3, 64, 64), 0..1.
     """
@@ -56,7 +61,7 @@ def render_sky(factors: dict[str, Tensor], u: Tensor, v: Tensor, generator: torc
     disc = smooth_step(per_image(torch.tensor([0.042, 0.062, 0.04, 0.045, 0.04])[time]) - distance)
     sky = mix(sky, color.expand_as(sky), disc * per_image(factors["sun"]))
 
-    # Clouds thin out toward the zenith's edge and flatten toward the horizon.
+    # An overcast sky is never free of clouds.
     amount = per_image(torch.where(time == TIMES.index("overcast"), 0.6 + 0.4 * factors["clouds"], factors["clouds"]))
     texture = fractal(count, (5, 3), generator, octaves=4)
     cover = smooth_step(texture + 2.2 * amount - 1.6, width=1.6) * (amount > 0)
@@ -70,6 +75,12 @@ def render_land(
 ) -> tuple[Tensor, Tensor]:
     """Lays the land over the sky.
 
+    Args:
+        factors: see `draw_factors`.
+        sky: (count, 3, 64, 64), as from `render_sky`.
+        u, v: scene coordinates of every pixel, (count, 1, 64, 64).
+        generator: source of all textures.
+
     Returns:
         the scene (count, 3, 64, 64) and the light that falls on it (count, 3, 1, 1).
     """
@@ -77,13 +88,13 @@ def render_land(
     count = len(time)
     light = torch.tensor(_LIGHT)[time][:, :, None, None]
     horizon = per_image(factors["horizon"])
-    haze = sky_color_at_horizon(factors)
+    haze = torch.tensor(_SKY)[time, 2][:, :, None, None]  # far things fade into the sky at the horizon
 
     scene = sky.clone()
     for name, painter in (("mountain", _mountains), ("city", _city)):
         rows = rows_where(land == LANDS.index(name))
         if len(rows):
-            part = {key: value[rows] for key, value in factors.items()}
+            part = take_rows(factors, rows)
             scene[rows] = painter(part, sky[rows], u[rows], v[rows], haze[rows], light[rows], generator)
 
     knots = torch.randn(count, 7, generator=generator)
@@ -102,14 +113,9 @@ def render_land(
 
     rows = rows_where(land == LANDS.index("water"))
     if len(rows):
-        part = {key: value[rows] for key, value in factors.items()}
+        part = take_rows(factors, rows)
         ground[rows] = _water(part, scene[rows], u[rows], v[rows], streak[rows], fine[rows])
     return mix(scene, ground, smooth_step(v - edge)).clamp(0, 1), light
-
-
-def sky_color_at_horizon(factors: dict[str, Tensor]) -> Tensor:
-    """Colour that far things fade into: (count, 3, 1, 1)."""
-    return torch.tensor(_SKY)[factors["time"], 2][:, :, None, None]
 
 
 def _mountains(

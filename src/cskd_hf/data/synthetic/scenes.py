@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .canvas import camera_grid, mix, per_image, rows_where, smooth_step
+from .canvas import camera_grid, mix, per_image, rows_where, smooth_step, take_rows
 from .factors import LANDS, SUBJECTS
 from .landscape import mirror, render_land, render_sky
 from .photography import gaussian_blur
@@ -30,23 +30,15 @@ def render_scene(factors: dict[str, Tensor], generator: torch.Generator) -> Tens
     on_water = factors["land"] == LANDS.index("water")
     floats = (factors["subject"] == SUBJECTS.index("boat")) | (factors["subject"] == SUBJECTS.index("bird"))
     rows = rows_where(on_water & ~floats)
-    scene[rows] = _shore(_part(factors, rows), scene[rows], u[rows], v[rows], light[rows])
+    scene[rows] = _shore(take_rows(factors, rows), scene[rows], u[rows], v[rows], light[rows])
     scene = _clutter(factors, scene, u, v, light, generator)
     scene = gaussian_blur(scene, factors["bokeh"])
     scene = scene * (1 - render_shadow(factors, u, v))
     color, alpha = render_subject(factors, u, v, light)
     rows = rows_where(on_water)
     if len(rows):
-        scene[rows] = _reflect(_part(factors, rows), scene[rows], color[rows], alpha[rows], u[rows], v[rows])
+        scene[rows] = _reflect(take_rows(factors, rows), scene[rows], color[rows], alpha[rows], u[rows], v[rows])
     return mix(scene, color, alpha)
-
-
-def _on_water(factors: dict[str, Tensor]) -> Tensor:
-    return factors["land"] == LANDS.index("water")
-
-
-def _part(factors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    return {name: values[rows] for name, values in factors.items()}
 
 
 def _shore(factors: dict[str, Tensor], scene: Tensor, u: Tensor, v: Tensor, light: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .canvas import SIZE, mix, per_image, smooth_step
+from .canvas import SIZE, mix, per_image, rows_where, smooth_step
 from .factors import LANDS, SUBJECTS, TIMES
 
 # Body colours in the order of COLORS.
@@ -57,10 +57,12 @@ class _Drawing:
 
 
 def _ellipse(x: Tensor, y: Tensor, cx: float, cy: float, rx: float, ry: float) -> Tensor:
+    """Positive inside the ellipse with centre (`cx`, `cy`) and radii `rx`, `ry`; about a distance near its edge."""
     return (1 - torch.hypot((x - cx) / rx, (y - cy) / ry)) * min(rx, ry)
 
 
 def _box(x: Tensor, y: Tensor, left: float, right: float, low: float, high: float) -> Tensor:
+    """Distance to the nearest side of an upright rectangle, positive inside."""
     return torch.minimum(torch.minimum(x - left, right - x), torch.minimum(y - low, high - y))
 
 
@@ -117,7 +119,7 @@ def _boat(x: Tensor, y: Tensor, color: Tensor, edge: Tensor) -> Layer:
 
 def _flower(x: Tensor, y: Tensor, color: Tensor, edge: Tensor) -> Layer:
     drawing = _Drawing(color, x, edge)
-    drawing.add(0.022 - (x - 0.04 * torch.sin(y * 5)).abs() + 0 * y.clamp(max=0) - (y - 0.7).clamp(min=0), _LEAF)
+    drawing.add(0.022 - (x - 0.04 * torch.sin(y * 5)).abs() - (y - 0.7).clamp(min=0), _LEAF)
     for side in (-1.0, 1.0):
         drawing.add(_ellipse(x * side, y - 0.35 * x * side, 0.13, 0.20, 0.14, 0.05), _LEAF)
     dx, dy = x, y - 0.72
@@ -189,7 +191,7 @@ def render_subject(factors: dict[str, Tensor], u: Tensor, v: Tensor, light: Tens
     color = torch.zeros(len(size), 3, *u.shape[2:])
     alpha = torch.zeros_like(u)
     for kind, painter in enumerate(_PAINTERS):
-        rows = torch.nonzero(factors["subject"] == kind).flatten()
+        rows = rows_where(factors["subject"] == kind)
         color[rows], alpha[rows] = painter((x * flip)[rows], y[rows], paint[rows], edge[rows])
     shading = 1 + 0.35 * torch.tanh(1.6 * x * flip) * per_image(_directness(factors))
     return (color * shading * (0.15 * light.mean(1, keepdim=True) + 0.9 * light)).clamp(0, 1), alpha

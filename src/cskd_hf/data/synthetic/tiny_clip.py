@@ -1,4 +1,4 @@
-"""A tiny CLIP of synthetic photographs: its word tokenizer, its pretraining, and the two measures it is judged by.
+"""A tiny CLIP of synthetic photographs: its word tokenizer, its architecture and its pretraining.
 
 The weights in the package's `assets/tiny_clip` were made by `examples/pretrain_tiny_clip.py` with this module. They
 are an ordinary `CLIPModel` checkpoint; the tokenizer is only needed to write prompts for its text tower.
@@ -19,6 +19,7 @@ from transformers import CLIPConfig, CLIPModel
 
 MAX_WORDS = 48
 _PAD, _UNKNOWN, _BEGIN, _END = range(4)
+_WHOLE_IMAGES_FROM = 0.85
 _SPECIAL_WORDS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
@@ -110,17 +111,18 @@ def pretrain(
     token_ids: Tensor,
     mean: Tensor,
     std: Tensor,
-    minutes: float,
+    minutes: float | None = None,
+    steps: int | None = None,
     seed: int = 0,
     batch_size: int = 192,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.1,
     report: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Trains image and text towers to find each other's pair among a batch (CLIP, arXiv 2103.00020).
 
-    The cosine learning rate is a function of the time spent, so that the run ends by itself with the budget; the last
-    15 % see whole images.
+    The budget is wall-clock time or a number of steps; learning rate (cosine) and patch dropping (until the last 15 %)
+    follow the share of it that is spent. With `steps`, the weights are a function of the arguments; with `minutes`,
+    also of the machine.
 
     Args:
         model: trained in place.
@@ -128,61 +130,88 @@ def pretrain(
         token_ids: long (n, words), padded with 0.
         mean, std: of the pixels, (3,), on a 0..1 scale.
         minutes: wall-clock budget.
-        seed: order, flips and dropped patches. The number of steps depends on the machine, the weights hence too.
-        batch_size: pairs a step.
+        steps: the budget in steps instead.
+        seed: of order, flips and dropped patches.
+        batch_size: pairs a step, at most n.
         learning_rate: of AdamW, at the top of the cosine.
-        weight_decay: of matrices; vectors and scalars have none.
         report: receives a line of progress every 200 steps.
 
     Returns:
-        dict of `steps`, `passes` over the images and the last `loss` (running mean).
+        dict of `steps`, `passes` over the images and `loss` (running mean at the end).
+
+    Raises:
+        ValueError: unless exactly one of `minutes` and `steps` is given, or if a batch is larger than the album.
     """
+    if (minutes is None) == (steps is None):
+        raise ValueError(f"give either minutes or steps, got minutes={minutes}, steps={steps}")
+    if batch_size > len(images):
+        raise ValueError(f"batch_size must be at most the number of images, {len(images)}, got {batch_size}")
     generator = torch.Generator().manual_seed(seed)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
-    hook = model.vision_model.embeddings.register_forward_hook(PatchDropout(generator))
+    optimizer = _make_optimizer(model)
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # on CPU, the fused attention is several times slower in bfloat16
-    whole, step, running = False, 0, None
+    dropping = model.vision_model.embeddings.register_forward_hook(PatchDropout(generator))
     order = torch.empty(0, dtype=torch.long)
+    step, running = 0, math.nan
     started = time.monotonic()
+
+    def progress() -> float:
+        return step / steps if steps else (time.monotonic() - started) / (60 * minutes)
+
     model.train()
-    while (progress := (time.monotonic() - started) / (60 * minutes)) < 1:
-        if progress > 0.85 and not whole:
-            hook.remove()
-            whole = True
-        warm = min(1.0, progress / 0.02 + 0.01)
+    while (spent := progress()) < 1:
+        if spent > _WHOLE_IMAGES_FROM:
+            dropping.remove()
+        warmup = min(1.0, spent / 0.02 + 0.01)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent)))
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         rows, order = order[:batch_size], order[batch_size:]
         pixels = to_pixel_values(images[rows], mean, std)
-        flipped = torch.rand(len(rows), generator=generator) < 0.5
+        flipped = torch.rand(batch_size, generator=generator) < 0.5
         pixels[flipped] = pixels[flipped].flip(-1)
-        ids = token_ids[rows]
-        ids = ids[:, : int((ids != _PAD).sum(1).max())]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            image, text = embed_pixels(model, pixels), embed_tokens(model, ids)
-        logits = model.logit_scale.exp() * image.float() @ text.float().T  # (batch, batch)
-        pairs = torch.arange(len(rows))
-        loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+        loss = contrastive_loss(model, pixels, token_ids[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))  # as in CLIP: a sharper softmax is unstable
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
         step += 1
         if step % 200 == 0:
-            report(f"step {step}  {100 * progress:.0f} % of the time  loss {running:.3f}")
-    if not whole:
-        hook.remove()
+            report(f"step {step}, {100 * spent:.0f} % of the budget, loss {running:.3f}")
+    dropping.remove()
     model.set_attn_implementation(attention)
     model.eval()
     return {"steps": step, "passes": step * batch_size / len(images), "loss": running}
+
+
+def contrastive_loss(model: CLIPModel, pixel_values: Tensor, token_ids: Tensor) -> Tensor:
+    """Mean cross-entropy of finding each image's caption and each caption's image in the batch.
+
+    Args:
+        model: its towers run in bfloat16.
+        pixel_values: (batch, 3, 64, 64).
+        token_ids: (batch, words), padded with 0.
+
+    Returns:
+        scalar.
+    """
+    token_ids = token_ids[:, : int((token_ids != _PAD).sum(1).max())]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, text = embed_pixels(model, pixel_values), embed_tokens(model, token_ids)
+    logits = model.logit_scale.exp() * image.float() @ text.float().T  # (batch, batch)
+    pairs = torch.arange(len(logits))
+    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+
+
+def _make_optimizer(model: CLIPModel) -> torch.optim.Optimizer:
+    """AdamW with weight decay 0.1 on matrices and none on vectors and scalars; the rate is set at each step."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 def embed_pixels(model: CLIPModel, pixel_values: Tensor) -> Tensor:
@@ -215,41 +244,3 @@ def recall_at(image: Tensor, text: Tensor, ks: tuple[int, ...] = (1, 10)) -> dic
     similarity = image @ text.T
     rank = (similarity > similarity.diagonal()[:, None]).sum(1)
     return {k: (rank < k).float().mean().item() for k in ks}
-
-
-def ridge_probe_srcc(
-    features: Tensor, scores: Tensor, test_features: Tensor, test_scores: Tensor, folds: int = 5
-) -> float:
-    """Rank correlation of a ridge regression from frozen features, its penalty chosen by cross-validation.
-
-    Args:
-        features, scores: labelled training images, (n, dim) and (n,).
-        test_features, test_scores: unseen images.
-        folds: of the cross-validation.
-
-    Returns:
-        Spearman's rank correlation on the unseen images.
-    """
-    center, scale = features.mean(0), features.std(0)
-    x, x_test = ((part - center) / scale for part in (features.double(), test_features.double()))
-    y = scores.double()
-    fold = torch.arange(len(x)) % folds
-
-    def fit_predict(rows: Tensor, target: Tensor, penalty: float) -> Tensor:
-        offset = y[rows].mean()
-        gram = x[rows].T @ x[rows] + penalty * torch.eye(x.shape[1], dtype=x.dtype)
-        return target @ torch.linalg.solve(gram, x[rows].T @ (y[rows] - offset)) + offset
-
-    def validation_error(penalty: float) -> float:
-        parts = [(fit_predict(fold != k, x[fold == k], penalty) - y[fold == k]).square().sum() for k in range(folds)]
-        return float(sum(parts))
-
-    penalty = min((10.0**power for power in range(-1, 5)), key=validation_error)
-    prediction = fit_predict(fold >= 0, x_test, penalty)
-    return spearman(prediction, test_scores.double())
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors without ties to speak of."""
-    ranks = torch.stack([values.argsort().argsort().double() for values in (a, b)])
-    return torch.corrcoef(ranks)[0, 1].item()
