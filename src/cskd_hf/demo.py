@@ -16,18 +16,15 @@ import numpy as np
 import torch
 from transformers import ResNetConfig, pipeline
 
-from .data.ratings import rated_subset, score_values_of, select_split
+from .data.ratings import rated_subset, select_split
 from .data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
 from .evaluation.comparison import paired_table, summary_table, write_results
-from .evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
 from .evaluation.report import save_overview_png, write_report
 from .models.image_loading_cskd import load_image
-from .models.modeling_cskd import CSKDForImageAesthetics
 from .training.align import align
 from .training.arguments import AlignSettings, SettingsError, StudentSettings, TeacherSettings
-from .training.probe import start_head_from_probe
-from .training.reference import ReferenceEncoder
-from .training.student import FrozenTeacher, distil
+from .training.scoreboard import Scoreboard
+from .training.student import distil
 from .training.teacher import teach
 
 NAMES = {
@@ -119,8 +116,6 @@ class _Demo:
 
     def __init__(self, work: Path, scale: DemoScale) -> None:
         self.work, self.scale = work, scale
-        self.rows: list[dict[str, Any]] = []
-        self.scores: dict[str, np.ndarray] = {}
         self.started = time.perf_counter()
         self.common = {
             "cpu": not torch.cuda.is_available(),
@@ -148,8 +143,7 @@ class _Demo:
             first += count
         self.ratings = datasets.concatenate_datasets(parts)
         self.ratings.save_to_disk(self.path("ratings"))
-        self.test = select_split(self.ratings, "test")
-        self._tests: dict[Any, RatedImages] = {}
+        self.board = Scoreboard(select_split(self.ratings, "test"))
         for name, widths in (("student", _STUDENT), ("teacher", _TEACHER)):
             config = ResNetConfig(depths=[1, 1, 1, 1], layer_type="basic", image_size=_SIDE, **widths)
             config.save_pretrained(self.path(f"new_{name}"))
@@ -171,7 +165,8 @@ class _Demo:
         rated = {"ratings": self.path("ratings"), "labels": scale.labels, "seed": seed, **self.common}
         student = {**rated, "max_steps": scale.student_steps, "eval_every": 0, "keep": "last"}
         self.say(f"phase 2, seed {seed}")
-        self._probe_row(seed)
+        train = rated_subset(select_split(self.ratings, "train"), scale.labels, seed)
+        self._say_row(self.board.add_probe("clip_probe", scale.labels, seed, str(tiny_clip_path()), train, l2=300.0))
         runs: dict[str, Any] = {
             "teacher": lambda out: teach(TeacherSettings(encoder=self.path("aligned_teacher"), output_dir=out, max_steps=scale.teacher_steps, **rated)),
             "scratch": lambda out: distil(StudentSettings(encoder=self.path("new_student"), output_dir=out, head_init="random", learning_rate=2e-3, **student)),
@@ -185,40 +180,10 @@ class _Demo:
         for name, run in runs.items():
             out = self.path(f"{name}-{seed}")
             run(out)
-            self._row(name, seed, *self._predict(out))
+            self._say_row(self.board.add_checkpoint(name, scale.labels, seed, out))
 
-    def _predict(self, checkpoint: str) -> tuple[RatedImages, np.ndarray, np.ndarray]:
-        frozen = FrozenTeacher.from_pretrained(checkpoint)
-        images = self._test_images(frozen.preprocessing)
-        _, scores, distributions = predict(frozen.model, images)
-        return images, scores, distributions
-
-    def _test_images(self, preprocessing: Any) -> RatedImages:
-        if preprocessing not in self._tests:
-            self._tests[preprocessing] = RatedImages(self.test, preprocessing, cache=True)
-        return self._tests[preprocessing]
-
-    def _row(self, name: str, seed: int, images: RatedImages, scores: np.ndarray, distributions: np.ndarray) -> None:
-        metrics = rated_metrics(images, list(range(len(scores))), scores, distributions)
-        row = {"name": name, "labels": self.scale.labels, "seed": seed, "emd": metrics["emd1"]}
-        self.rows.append(row | {key: metrics[key] for key in ("srcc", "plcc", "krcc", "accuracy", "mae")})
-        self.scores[f"{name}-{seed}"] = scores
-        self.say(f"  {NAMES[name]}: SRCC {metrics['srcc']:.3f}")
-
-    def _probe_row(self, seed: int) -> None:
-        """The ridge probe as a model of its own: the frozen CLIP with a head set in closed form."""
-        reference = ReferenceEncoder.from_pretrained(str(tiny_clip_path()))
-        model = CSKDForImageAesthetics.from_encoder(
-            str(tiny_clip_path()), score_values=list(score_values_of(self.ratings))
-        )
-        train = rated_subset(select_split(self.ratings, "train"), self.scale.labels, seed)
-        rows, features = pooled_features(model, RatedImages(train, reference.preprocessing))
-        distributions = torch.tensor(train["distribution"][:])[rows]
-        means = torch.tensor(train["mean"][:])[rows]
-        start_head_from_probe(model.classifier, features, means, model.config.score_values, distributions, l2=300.0)
-        images = self._test_images(reference.preprocessing)
-        _, scores, histograms = predict(model, images)
-        self._row("clip_probe", seed, images, scores, histograms)
+    def _say_row(self, row: dict[str, Any]) -> None:
+        self.say(f"  {NAMES[row['name']]}: SRCC {row['srcc']:.3f}")
 
 
 def _finish(demo: _Demo, folder: Path, started: float) -> int:
@@ -228,8 +193,8 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
     student.mkdir()
     for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
         shutil.copyfile(Path(demo.path(f"cskd-{seed}")) / file, student / file)
-    order = np.argsort(demo.scores[f"cskd-{seed}"])
-    truth = np.asarray(demo.test["mean"][:])
+    order = np.argsort(demo.board.scores["cskd", demo.scale.labels, seed])
+    truth = np.asarray(demo.board.test["mean"][:])
     examples = [_example(demo, int(row), seed, truth) for row in [*order[::-1][:6], *order[:6]]]
     _say(f"\nscored by the student just saved, with pipeline('image-aesthetics', model='{student}'):")
     rate = pipeline("image-aesthetics", model=str(student))
@@ -239,15 +204,15 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
         )
 
     seconds = time.perf_counter() - started
-    write_results(folder / "results.json", demo.rows, seconds=seconds, command="cskd-hf demo", scale=vars(scale))
-    table, pairs = summary_table(demo.rows, NAMES), paired_table(demo.rows, PAIRS, NAMES)
-    scatter = (truth, demo.scores[f"cskd-{seed}"], (1.0, 10.0))
-    save_overview_png(folder / "overview.png", demo.rows, NAMES, scatter, examples)
+    write_results(folder / "results.json", demo.board.rows, seconds=seconds, command="cskd-hf demo", scale=vars(scale))
+    table, pairs = summary_table(demo.board.rows, NAMES), paired_table(demo.board.rows, PAIRS, NAMES)
+    scatter = (truth, demo.board.scores["cskd", demo.scale.labels, seed], (1.0, 10.0))
+    save_overview_png(folder / "overview.png", demo.board.rows, NAMES, scatter, examples)
     write_report(
         folder / "report.html",
         title="CSKD on embedded data",
         summary=f"{scale.labels} rated and {scale.unlabelled} unrated images; metrics on {scale.test} unseen images.",
-        rows=demo.rows,
+        rows=demo.board.rows,
         names=NAMES,
         pairs=PAIRS,
         caveats=CAVEATS,
@@ -271,11 +236,11 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
 
 
 def _example(demo: _Demo, row: int, seed: int, truth: np.ndarray) -> dict[str, Any]:
-    cell = demo.test[row]
+    cell = demo.board.test[row]
     return {
         "image": load_image(cell["image"]),
         "key": cell["key"],
-        "predicted": float(demo.scores[f"cskd-{seed}"][row]),
+        "predicted": float(demo.board.scores["cskd", demo.scale.labels, seed][row]),
         "true": float(truth[row]),
     }
 

@@ -67,7 +67,7 @@ class AlignmentTask(TrainingTask):
             images[reference.name] if reference.name in images else reference(images["crops"])
             for reference in self.references
         )
-        return self._losses(self.model(self.preprocessing(images["crops"])).projections, targets)
+        return self._losses(self.model(self.pixel_values(images["crops"])).projections, targets)
 
     def _losses(
         self, projections: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]
@@ -87,7 +87,7 @@ class AlignmentTask(TrainingTask):
             self._holdout_targets = [tuple(r(chunk.to(device)) for r in self.references) for chunk in chunks]
         totals: dict[str, float] = {}
         for chunk, targets in zip(chunks, self._holdout_targets):
-            projections = self.model(self.preprocessing(chunk.to(device))).projections
+            projections = self.model(self.pixel_values(chunk.to(device))).projections
             values = self._losses(projections, targets)
             cosines = [nn.functional.cosine_similarity(p.float(), t).mean() for p, t in zip(projections, targets)]
             values["mean_cosine"] = torch.stack(cosines).mean()

@@ -44,6 +44,7 @@ class LoopSettings:
     max_bad_images: float = setting(0.05, "share of unreadable images above which training stops")
     resume: bool = setting(False, "go on from the last checkpoint in output_dir", resumable=True)
     overwrite: bool = setting(False, "replace a run that is already in output_dir", resumable=True)
+    channels_last: bool = setting(False, "channels-last memory layout: faster for most CNNs, on CPU and GPU")
     cpu: bool = setting(False, "train on the CPU even where there is a GPU")
     quiet: bool = setting(False, "no progress bars", resumable=True)
 

@@ -140,6 +140,8 @@ class TrainingLoop:
         self._drawn = self._failed = 0
         for module in task.frozen():
             module.to(accelerator.device)
+        if settings.channels_last:
+            task.use_channels_last()
         groups = task.parameter_groups(settings.learning_rate, settings.weight_decay, head_learning_rate)
         self._peak_rates = [group["lr"] for group in groups]
         self.wrapped, self.optimizer = accelerator.prepare(task, torch.optim.AdamW(groups))

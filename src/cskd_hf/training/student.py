@@ -102,7 +102,7 @@ class DistillationTask(RatingTask):
         crops = torch.cat([stream["crops"] for stream in batch.values()])  # rated first
         soft = [stream[_SOFT] if _SOFT in stream else teacher(stream["crops"]) for stream in batch.values()]
         soft_distribution, soft_feature = torch.cat(soft).split([teacher.bins, soft[0].shape[1] - teacher.bins], dim=1)
-        output = self.model(self.preprocessing(crops))
+        output = self.model(self.pixel_values(crops))
         values = torch.tensor(self.model.config.score_values, device=crops.device)
         parts = {
             "rated": rating_loss(output.distribution[: len(ratings)], ratings, values),

@@ -34,6 +34,16 @@ class TrainingTask(nn.Module):
         self.model = model
         self.preprocessing = preprocessing
         self.freeze_norm = freeze_norm
+        self.memory_format = torch.contiguous_format
+
+    def pixel_values(self, crops: torch.Tensor) -> torch.Tensor:
+        """uint8 crops `(batch, 3, side, side)` -> the model's pixel values `(batch, 3, height, width)`."""
+        return self.preprocessing(crops).contiguous(memory_format=self.memory_format)
+
+    def use_channels_last(self) -> None:
+        """Lay out the model's convolutions, and what goes into them, channels last."""
+        self.memory_format = torch.channels_last
+        self.model.to(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """`loss`, a scalar with a gradient, and its named parts, of one batch of `data.loading.collate`."""

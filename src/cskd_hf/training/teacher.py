@@ -47,7 +47,7 @@ class RatingTask(TrainingTask):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         rated = batch[RATED]
-        loss = self.model(self.preprocessing(rated["crops"]), labels=rated["ratings"]).loss
+        loss = self.model(self.pixel_values(rated["crops"]), labels=rated["ratings"]).loss
         return {"loss": loss, "rated": loss.detach()}
 
     def evaluate(self) -> dict[str, float]:
