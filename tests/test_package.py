@@ -13,7 +13,9 @@ def run_python(code: str) -> str:
 
 
 def test_import_loads_neither_torch_nor_transformers():
-    loaded = run_python("import sys, cskd_hf; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])")
+    loaded = run_python(
+        "import sys, cskd_hf; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
     assert loaded == "[]"
 
 

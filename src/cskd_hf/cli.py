@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .training.arguments import AlignSettings, SettingsError, StudentSettings, TeacherSettings
+from .training.arguments import AlignSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, nearest, settings_from
 
 _TRAINING = {
@@ -104,9 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _expected(error: Exception) -> bool:
-    """Whether it says what is wrong with the input, so that a traceback would only hide it."""
-    own = type(error).__module__.startswith("cskd_hf")
-    return own or isinstance(error, (SettingsError, FileNotFoundError, FloatingPointError))
+    """Whether it says what is wrong with the input, so that a traceback would only hide it: files and Hub names that are
+    not there, and whatever this package itself refused."""
+    if isinstance(error, OSError):
+        return True
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith(f"{__package__}.")
 
 
 def _calm_libraries() -> None:

@@ -25,7 +25,10 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 
 def test_saved_dataset_and_parquet(tmp_path):
     images = [Image.new("RGB", (5, 4), (i * 20, 0, 0)) for i in range(6)]
-    dataset = datasets.Dataset.from_dict({"image": images, "key": [f"k{i}" for i in range(6)]}, features=datasets.Features({"image": datasets.Image(), "key": datasets.Value("string")}))
+    dataset = datasets.Dataset.from_dict(
+        {"image": images, "key": [f"k{i}" for i in range(6)]},
+        features=datasets.Features({"image": datasets.Image(), "key": datasets.Value("string")}),
+    )
     dataset.save_to_disk(tmp_path / "saved")
     dataset.to_parquet(tmp_path / "images.parquet")
     for location in (tmp_path / "saved", tmp_path / "images.parquet"):

@@ -75,7 +75,9 @@ def test_squared_emd_by_hand():
 def test_rating_loss_takes_histograms_and_means():
     values = torch.tensor([1.0, 2.0, 3.0])
     distribution = torch.tensor([[0.0, 1.0, 0.0]])
-    assert rating_loss(distribution, torch.tensor([3.0]), values).item() == pytest.approx(0.25)  # half the scale, squared
+    assert rating_loss(distribution, torch.tensor([3.0]), values).item() == pytest.approx(
+        0.25
+    )  # half the scale, squared
     assert rating_loss(distribution, torch.tensor([[0.0, 0.0, 1.0]]), values).item() == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match=r"labels of shape \(1, 2\)"):
         rating_loss(distribution, torch.zeros(1, 2), values)
@@ -108,7 +110,9 @@ def test_vision_tower_of_a_clip_is_a_backbone(clip):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "pooler", "auto"])
 def test_pooling_of_tokens(pooling):
-    vit = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32))
+    vit = ViTModel(
+        ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    )
     outputs = vit.eval()(torch.randn(2, 3, 32, 32))
     expected = {
         "cls": outputs.last_hidden_state[:, 0],

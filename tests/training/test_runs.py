@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,54 @@ def test_unreadable_images_are_named_and_counted(encoder, clip, photographs, tmp
         (folder / f"{number}.png").write_bytes(b"")
     assert main([*arguments, "--output-dir", str(tmp_path / "b")]) == 2
     assert "more than max_bad_images=0.05" in capsys.readouterr().err
+
+
+def test_foreign_and_missing_models_are_refused_without_a_traceback(
+    aligned, teacher, vit_encoder, ratings, tmp_path, capsys
+):
+    arguments = ["student", "--ratings", ratings, "--output-dir", str(tmp_path / "s"), *FAST]
+    assert main([*arguments, "--encoder", str(aligned), "--teacher", vit_encoder]) == 2
+    assert "model_type 'vit', not 'cskd'" in capsys.readouterr().err
+    assert main([*arguments, "--encoder", "nowhere/nothing"]) == 2
+    assert "encoder 'nowhere/nothing' is neither" in capsys.readouterr().err
+    assert (
+        main([*arguments, "--encoder", str(aligned), "--teacher", str(teacher), "--ratings", str(tmp_path / "no.csv")])
+        == 2
+    )
+    assert "no.csv" in capsys.readouterr().err
+
+
+def test_resume_with_another_encoder_is_refused_with_both_names(encoder, vit_encoder, ratings, tmp_path, capsys):
+    place = tmp_path / "encoder"
+    shutil.copytree(encoder, place)
+    arguments = [
+        "teacher",
+        "--encoder",
+        str(place),
+        "--ratings",
+        ratings,
+        "--output-dir",
+        str(tmp_path / "t"),
+        "--max-steps",
+        "2",
+        *FAST,
+    ]
+    run(*arguments)
+    (tmp_path / "t" / "results.json").unlink()  # as if it had been killed
+    shutil.rmtree(place)
+    shutil.copytree(vit_encoder, place)
+    assert main([*arguments, "--resume"]) == 2
+    message = capsys.readouterr().err
+    assert "ResNetModel" in message and "ViTModel" in message
+
+
+def test_mixed_precision_and_channels_last(encoder, ratings, tmp_path):
+    # A process of its own: Accelerate keeps one precision a process.
+    script = [sys.executable, str(EXAMPLES / "train_teacher.py"), "--encoder", encoder, "--ratings", ratings]
+    options = ["--max-steps", "3", "--mixed-precision", "bf16", "--channels-last", "--log-every", "1", *FAST]
+    subprocess.run([*script, "--output-dir", str(tmp_path / "t"), *options], check=True, timeout=120)
+    assert all(0 < line["loss"] < 1 for line in lines(tmp_path / "t") if "loss" in line)
+    assert all(value.dtype != torch.bfloat16 for value in load_file(tmp_path / "t" / "model.safetensors").values())
 
 
 def test_tensorboard_tracker_and_early_stop(aligned, ratings, tmp_path):
