@@ -33,7 +33,8 @@ from cskd_hf.evaluation.metrics import srcc
 from cskd_hf.training.probe import ridge_probe
 
 LABEL_COUNTS = (100, 300, 1000)
-PROBE_TEST = 2000  # unseen photographs that every probe is tested on
+PROBE_TEST, PROBE_POOL = 2000, 3000  # unseen photographs: to test every probe on, to draw its labelled ones from
+PROBE_DRAWS = 5
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,17 +58,21 @@ def parse_arguments() -> argparse.Namespace:
 def measure(
     model: CLIPModel, tokenizer: WordTokenizer, test: SyntheticBatch, mean: Tensor, std: Tensor
 ) -> dict[str, object]:
-    """Recall among the first 1,000 unseen pairs; ridge probes fitted on the photographs after the first 2,000."""
+    """Recall among the first 1,000 unseen pairs; ridge probes, mean of five draws of the labelled photographs."""
     features = embed_images(model, test.images, mean, std)
     with torch.no_grad():
         captions = embed_tokens(model, tokenizer(test.captions[:1000]))
     recall = recall_at(features[:1000], captions)
     probes = {}
     for count in LABEL_COUNTS:
-        labelled = slice(PROBE_TEST, PROBE_TEST + count)
-        weight, bias = fit_probe(features[labelled], test.means[labelled])
-        prediction = features[:PROBE_TEST].double() @ weight + bias
-        probes[str(count)] = round(srcc(prediction.tolist(), test.means[:PROBE_TEST].tolist()), 4)
+        found = []
+        for draw in range(PROBE_DRAWS):
+            order = torch.randperm(PROBE_POOL, generator=torch.Generator().manual_seed(draw))
+            labelled = PROBE_TEST + order[:count]
+            weight, bias = fit_probe(features[labelled], test.means[labelled])
+            prediction = features[:PROBE_TEST].double() @ weight + bias
+            found.append(srcc(prediction.tolist(), test.means[:PROBE_TEST].tolist()))
+        probes[str(count)] = round(sum(found) / len(found), 4)
     return {
         "image_to_text_recall_of_1000": {str(k): round(value, 4) for k, value in recall.items()},
         "ridge_probe_srcc_by_labels": probes,
@@ -145,7 +150,7 @@ def main() -> None:
     )
     training = time.monotonic() - started
     model.half().float()  # measured as it will be shipped, after rounding to float16
-    test = SyntheticPhotographs(arguments.test_seed).generate(PROBE_TEST + max(LABEL_COUNTS))
+    test = SyntheticPhotographs(arguments.test_seed).generate(PROBE_TEST + PROBE_POOL)
     record = {
         **{name: value for name, value in vars(arguments).items() if name != "output"},
         "training_minutes": round(training / 60, 2),

@@ -121,6 +121,7 @@ class _Demo:
             "cpu": not torch.cuda.is_available(),
             "quiet": not sys.stderr.isatty(),
             "cache_images": True,
+            "channels_last": True,
             "save_every": 0,
             "log_every": 20,
         }
