@@ -388,7 +388,7 @@ def test_pretraining_learns_is_reproducible_and_leaves_the_model_whole(batch):
 def test_pretraining_wants_one_budget_and_enough_images(batch):
     model, mean = build_tiny_clip(10), torch.zeros(3)
     ids = torch.zeros(len(batch), 3, dtype=torch.long)
-    for budget in ({}, {"minutes": 1.0, "steps": 1}):
+    for budget in ({}, {"minutes": 1.0, "steps": 1}, {"steps": 0}, {"minutes": -1.0}):
         with pytest.raises(ValueError, match="either minutes or steps"):
             pretrain(model, batch.images, ids, mean, mean + 1, **budget)
     with pytest.raises(ValueError, match="at most the number of images, 128, got 500"):

@@ -140,10 +140,10 @@ def pretrain(
         dict of `steps`, `passes` over the images and `loss` (running mean at the end).
 
     Raises:
-        ValueError: unless exactly one of `minutes` and `steps` is given, or if a batch is larger than the album.
+        ValueError: unless exactly one of `minutes` and `steps` is given and positive, or if a batch is larger than the album.
     """
-    if (minutes is None) == (steps is None):
-        raise ValueError(f"give either minutes or steps, got minutes={minutes}, steps={steps}")
+    if (minutes is None) == (steps is None) or (minutes or steps or 0) <= 0:
+        raise ValueError(f"give either minutes or steps, above 0, got minutes={minutes}, steps={steps}")
     if batch_size > len(images):
         raise ValueError(f"batch_size must be at most the number of images, {len(images)}, got {batch_size}")
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +156,7 @@ def pretrain(
     started = time.monotonic()
 
     def progress() -> float:
-        return step / steps if steps else (time.monotonic() - started) / (60 * minutes)
+        return step / steps if steps is not None else (time.monotonic() - started) / (60 * minutes)
 
     model.train()
     while (spent := progress()) < 1:
