@@ -56,6 +56,9 @@ def test_commands_and_snippets_in_their_order(place):
     assert len(COMMANDS) >= 6 and len(SNIPPETS) >= 3
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
+        if program == "python":
+            assert "srcc" in run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], place)
+            continue
         assert program == "cskd-hf"
         if arguments[0] in ("align", "teacher", "student"):
             arguments += [*SHORTER.split(), *(["--holdout", "4"] if arguments[0] == "align" else [])]
