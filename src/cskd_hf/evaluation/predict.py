@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import datasets
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from ..data.views import Preprocessing
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .metrics import iaa_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class RatedImages:
@@ -64,7 +68,10 @@ class RatedImages:
         try:
             image = self.images.load(row)
         except ImageLoadError as error:
-            self.unreadable[self.images.key(row)] = error.reason
+            key = self.images.key(row)
+            if key not in self.unreadable:
+                logger.warning("unreadable rated image left out: %s (%s)", key, error.reason)
+            self.unreadable[key] = error.reason
             return None
         values = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
         if self._cache is not None:

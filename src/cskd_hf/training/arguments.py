@@ -83,6 +83,12 @@ def _at_least(settings: Any, name: str, lowest: float) -> None:
         raise SettingsError(f"{name}={getattr(settings, name)} must be at least {lowest}.")
 
 
+def _check_crop_scale(settings: Any, name: str) -> None:
+    scale = getattr(settings, name)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise SettingsError(f"{name}={scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0.")
+
+
 def _within(settings: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(settings, name) <= high:
         raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
@@ -100,7 +106,6 @@ class EncoderSettings(LoopSettings):
         "auto", "how the encoder's output becomes one feature", choices=("auto", "cls", "mean", "pooler")
     )
     image_size: int = setting(0, "side in pixels that the encoder sees; 0 takes the encoder's own")
-    crop_scale: list[float] = setting([1.0, 1.0], "smallest and largest share of an image's area in a training view")
     flip: bool = setting(True, "mirror every second view")
 
     def check(self) -> None:
@@ -108,10 +113,6 @@ class EncoderSettings(LoopSettings):
         if not self.encoder:
             raise SettingsError("encoder is not set; give --encoder NAME_OR_FOLDER.")
         _at_least(self, "image_size", 0)
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise SettingsError(
-                f"crop_scale={self.crop_scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0."
-            )
 
 
 @dataclass
@@ -150,6 +151,7 @@ class AlignSettings(EncoderSettings):
             )
         if not self.loss:
             raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
+        _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
 
@@ -170,13 +172,16 @@ class RatedSettings(EncoderSettings):
     probe_l2: float = setting(300.0, "penalty of the ridge probe, on standardised features")
     head_learning_rate: float = setting(1e-2, "peak learning rate of the head")
     freeze_norm: bool = setting(False, "keep the running statistics of batch norms as they are")
-    rated_crop_scale: list[float] = setting([1.0, 1.0], "as crop_scale, for rated images: a cut changes composition")
+    rated_crop_scale: list[float] = setting(
+        [1.0, 1.0], "smallest and largest share of a rated image's area in a training view; a cut changes composition"
+    )
 
     def check(self) -> None:
         super().check()
         if not self.ratings:
             raise SettingsError("ratings is not set; give --ratings FILE.")
         _at_least(self, "labels", 0)
+        _check_crop_scale(self, "rated_crop_scale")
         if self.probe_l2 <= 0 or self.head_learning_rate <= 0:
             raise SettingsError("probe_l2 and head_learning_rate must be above 0.")
 
@@ -203,6 +208,9 @@ class StudentSettings(RatedSettings):
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
     )
+    crop_scale: list[float] = setting(
+        [1.0, 1.0], "smallest and largest share of an unrated image's area in a training view"
+    )
     unrated_per_rated: float = setting(3.0, "unrated images in a batch for each rated one")
     rated_weight: float = setting(1.0, "weight of the loss to the ratings")
     distill_weight: float = setting(3.0, "weight of the loss to the teacher's distribution")
@@ -219,6 +227,7 @@ class StudentSettings(RatedSettings):
         super().check()
         for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
             _at_least(self, name, 0)
+        _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 1)
         if self.images and not self.teacher:
             raise SettingsError("images are given but no teacher to rate them; give --teacher, or leave --images out.")

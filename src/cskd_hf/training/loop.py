@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
@@ -268,6 +268,8 @@ class TrainingLoop:
         metrics = self.task.evaluate()
         if not metrics:
             return
+        # One process decides what is better: figures that differ in the last bit would send the others another way.
+        (metrics,) = broadcast_object_list([metrics])
         progress, name = self.progress, self.task.best_metric
         sign = 1 if self.task.greater_is_better else -1
         value = metrics[name]
@@ -340,11 +342,11 @@ class TrainingLoop:
 
     def _finish(self, seconds: float) -> TrainingResult:
         best = self.output / "best"
-        if self.settings.keep == "best" and not best.is_dir() or self.settings.keep == "last":
+        if self.settings.keep == "last" or not self.progress.best:
             self._save_model(best)
-        progress = self.progress
+        progress, bad = self.progress, set(gather_object(list(self._bad)))
         result = TrainingResult(
-            str(self.output), progress.step, progress.best_step, progress.best, round(seconds, 1), len(self._bad)
+            str(self.output), progress.step, progress.best_step, progress.best, round(seconds, 1), len(bad)
         )
         if self.accelerator.is_main_process:
             # The weights come last: until they are there, the folder is not taken for a finished model.

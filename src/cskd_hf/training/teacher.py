@@ -13,6 +13,7 @@ from ..data.ratings import rated_subset, score_values_of, select_split
 from ..data.sources import DatasetSource, ImageCollection
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
+from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .arguments import RatedSettings, SettingsError, TeacherSettings
 from .build import build_model, build_preprocessing, load_rated, provenance
@@ -56,6 +57,8 @@ class RatingTask(TrainingTask):
             return {}
         rows, scores, distributions = predict(self.model, self._validation)
         found = gather_object(list(zip(rows, scores.tolist(), distributions.tolist())))
+        if not found:
+            raise ImageLoadError(self._validation.images.key(0), "none of the validation images can be read")
         rows, scores, distributions = zip(*sorted(found))
         return rated_metrics(
             self._validation, list(rows), torch.tensor(scores).numpy(), torch.tensor(distributions).numpy()
@@ -81,9 +84,9 @@ class RatedData:
         if len(self.train) < 2 or (self.validation is not None and len(self.validation) < 2):
             raise SettingsError(f"'{settings.ratings}' needs at least two rated images in each split that is used.")
         distributions = self.train["distribution"][:]
-        self.has_histograms = not any(row is None for row in distributions)
+        has_histograms = not any(row is None for row in distributions)
         self.means = torch.tensor(self.train["mean"][:], dtype=torch.float32)
-        self.distributions = torch.tensor(distributions, dtype=torch.float32) if self.has_histograms else None
+        self.distributions = torch.tensor(distributions, dtype=torch.float32) if has_histograms else None
 
     def validation_images(self, preprocessing: Preprocessing, accelerator: Accelerator) -> RatedImages | None:
         """This process' share of the validation images."""
