@@ -63,5 +63,9 @@ def test_refuses_a_folder_of_something_else_and_too_many_labels(tmp_path):
     with pytest.raises(SettingsError, match="holds no demo"):
         demo.run_demo(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "thesis.txt").unlink()
+    (tmp_path / "cskd-demo-killed").mkdir()
+    demo._refuse_foreign(tmp_path)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(SettingsError, match="labels=5000 must be between 2 and 1000"):
         demo.run_demo(str(tmp_path / "new"), labels=5000)

@@ -37,20 +37,24 @@ NAMES = {
 }
 PAIRS = [("aligned", "scratch"), ("cskd", "aligned"), ("cskd", "scratch")]
 CAVEATS = [
-    "The images are procedural and their raters simulated. The rating function was weighted once toward what the tiny "
-    "CLIP encodes, so the size of aligned - scratch is helped by construction; the order of the rows is what is tested.",
+    "The images are procedural and their raters simulated. The rating function weighs light and content more than fine "
+    "geometry, which suits what a tiny CLIP encodes, so the size of aligned - scratch is helped by construction; the order "
+    "of the rows is what is tested.",
     "The ridge probe on frozen CLIP features is nearly free. It needs the CLIP encoder at scoring time; the student does not.",
-    "Distillation pays only where the teacher is clearly above the student, and less the more labels there are.",
-    "Encoders are aligned once and shared by all seeds; a seed draws other labels, another data order and other new weights.",
-    "A teacher's best weights are chosen on the validation images, which are rated images beyond the stated number of "
-    "labels. Students of all rows train for the same number of steps and keep their last weights.",
+    "Students of all rows train for the same number of phase-2 steps and keep their last weights; alignment comes on top "
+    "for the aligned rows. Encoders are aligned once and shared by all seeds: a seed draws other labels, another data "
+    "order and other new weights.",
+    "The weights of the teacher and of the fine-tuned CLIP are chosen on validation images, which are rated images beyond "
+    "the stated number of labels.",
+    "It shows one number of labels. Distillation pays only where the teacher is above the student; with more labels its "
+    "gain is expected to shrink.",
     "No figure of the paper is reproduced here: its data sets and a full CLIP are not part of this demo.",
 ]
 
 
 @dataclass(frozen=True)
 class DemoScale:
-    """How large a demo is; every number is one that was tried, none is tuned on the test images."""
+    """How large a demo is: numbers of images, seeds and optimiser steps."""
 
     unlabelled: int = 6000
     rated: int = 1000
@@ -72,6 +76,7 @@ QUICK = DemoScale(
 _STUDENT = {"embedding_size": 12, "hidden_sizes": [12, 16, 32, 64]}
 _TEACHER = {"embedding_size": 24, "hidden_sizes": [24, 36, 72, 144]}
 _SIDE = 64
+_WORK = "cskd-demo-"  # the intermediate runs, in a folder of this prefix, go when the demo ends
 
 
 def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None = None, quick: bool = False) -> int:
@@ -97,7 +102,7 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="cskd-demo-", dir=folder) as work:
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work:
         demo = _Demo(Path(work), scale)
         demo.make_data()
         demo.align_encoders()
@@ -107,7 +112,12 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file():
+    """Refuse a folder with somebody's files; what a killed demo left there is removed."""
+    if not folder.is_dir():
+        return
+    for abandoned in folder.glob(f"{_WORK}*"):
+        shutil.rmtree(abandoned)
+    if any(folder.iterdir()) and not (folder / "results.json").is_file():
         raise SettingsError(f"'{folder}' exists and holds no demo; give --output another folder.")
 
 
