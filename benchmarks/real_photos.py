@@ -117,14 +117,13 @@ class Benchmark:
         return str(self.work / name)
 
     def align_student(self) -> None:
-        if (self.work / "aligned" / "results.json").is_file():
-            print("using the aligned student of an earlier run in --work", flush=True)
-            return
+        # What an earlier run left in --work is used when, and only when, it had these settings.
+        common = self.common | {"overwrite": False, "resume": True}
         settings = AlignSettings(
             encoder=self.path("new_student"), reference=[self.path("mobilenetv1_025")], images=self.unlabelled,
             output_dir=self.path("aligned"), features=self.path("features"), n_views=8, crop_scale=[0.3, 1.0],
             loss=["cosine", "whitened_smooth_l1"], learning_rate=3e-3, warmup_steps=150, max_steps=self.args.align_steps,
-            eval_every=500, keep="last", **self.common,
+            eval_every=500, keep="last", **common,
         )  # fmt: skip
         result = align(settings)
         print(f"aligned: {result.metrics}, {result.seconds:.0f} s", flush=True)

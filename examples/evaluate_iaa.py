@@ -6,15 +6,9 @@ python examples/evaluate_iaa.py runs/student ratings.csv --split validation
 import argparse
 import sys
 
-import evaluate
-import torch
-from transformers import AutoImageProcessor, AutoModel
-
-import cskd_hf
-from cskd_hf.data.ratings import select_split
-from cskd_hf.data.views import Preprocessing
-from cskd_hf.evaluation.metrics import bootstrap_intervals, iaa_module_path
-from cskd_hf.evaluation.predict import RatedImages, predict
+from cskd_hf.data.ratings import load_ratings, score_values_of, select_split
+from cskd_hf.evaluation.metrics import bootstrap_intervals
+from cskd_hf.evaluation.predict import RatedImages, load_scorer, predict, rated_metrics
 
 
 def main() -> int:
@@ -28,15 +22,16 @@ def main() -> int:
     )
     args = parser.parse_args()
 
-    ratings = cskd_hf.load_ratings(args.ratings, image_dir=args.image_dir, score_values=args.score_values)
-    model = AutoModel.from_pretrained(args.model, dtype=torch.float32)
-    preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(args.model))
+    ratings = load_ratings(args.ratings, image_dir=args.image_dir, score_values=args.score_values)
+    model, preprocessing = load_scorer(args.model)
+    if list(model.config.score_values) != list(score_values_of(ratings)):
+        parser.error(f"the model rates on {model.config.score_values}, the ratings are on {score_values_of(ratings)}")
     images = RatedImages(select_split(ratings, args.split), preprocessing)
-    rows, scores, _ = predict(model, images)
+    rows, scores, distributions = predict(model, images)
     for key, reason in images.unreadable.items():
         print(f"left out: {key} ({reason})", file=sys.stderr)
 
-    figures = evaluate.load(str(iaa_module_path())).compute(predictions=scores, references=images.means[rows])
+    figures = rated_metrics(images, rows, scores, distributions)
     intervals = bootstrap_intervals(scores, images.means[rows])
     print(f"{len(rows)} images of the split '{args.split}'")
     for name, value in figures.items():

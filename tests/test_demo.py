@@ -64,7 +64,13 @@ def test_refuses_a_folder_of_something_else_and_too_many_labels(tmp_path):
         demo.run_demo(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "thesis.txt").unlink()
-    (tmp_path / "cskd-demo-killed").mkdir()
+    for name in ("cskd-demo-killed", "cskd-demo-notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cskd-demo-killed" / demo._MARK).touch()
+    with pytest.raises(SettingsError, match="holds no demo"):
+        demo._refuse_foreign(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "cskd-demo-notes").rmdir()
     demo._refuse_foreign(tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(SettingsError, match="labels=5000 must be between 2 and 1000"):

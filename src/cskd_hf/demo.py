@@ -76,6 +76,7 @@ QUICK = DemoScale(
 _STUDENT = {"embedding_size": 12, "hidden_sizes": [12, 16, 32, 64]}
 _TEACHER = {"embedding_size": 24, "hidden_sizes": [24, 36, 72, 144]}
 _SIDE = 64
+_MARK = ".intermediate"
 _WORK = "cskd-demo-"  # the intermediate runs, in a folder of this prefix, go when the demo ends
 
 
@@ -103,6 +104,7 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work:
+        (Path(work) / _MARK).touch()
         demo = _Demo(Path(work), scale)
         demo.make_data()
         demo.align_encoders()
@@ -115,10 +117,11 @@ def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder with somebody's files; what a killed demo left there is removed."""
     if not folder.is_dir():
         return
-    for abandoned in folder.glob(f"{_WORK}*"):
-        shutil.rmtree(abandoned)
-    if any(folder.iterdir()) and not (folder / "results.json").is_file():
+    abandoned = {path for path in folder.glob(f"{_WORK}*") if (path / _MARK).is_file()}
+    if set(folder.iterdir()) - abandoned and not (folder / "results.json").is_file():
         raise SettingsError(f"'{folder}' exists and holds no demo; give --output another folder.")
+    for path in abandoned:
+        shutil.rmtree(path)
 
 
 class _Demo:

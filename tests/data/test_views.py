@@ -71,6 +71,18 @@ def test_preprocessing_of_a_cropping_processor():
     assert Preprocessing.from_image_processor(processor).size == (32, 32)
 
 
+def test_processors_with_habits_of_their_own():
+    from transformers import EfficientNetImageProcessor, MobileViTImageProcessor
+
+    processor = EfficientNetImageProcessor(size={"height": 20, "width": 20}, do_center_crop=False)
+    image = gradient(20, 20)
+    expected = processor(images=image, return_tensors="pt")["pixel_values"]
+    got = Preprocessing.from_image_processor(processor)(stack_crops([np.asarray(image)]))
+    assert torch.allclose(got, torch.as_tensor(np.asarray(expected), dtype=torch.float32), atol=1e-4)
+    with pytest.raises(ValueError, match="do_flip_channel_order=True"):
+        Preprocessing.from_image_processor(MobileViTImageProcessor())
+
+
 def test_each_encoder_prepares_the_same_crop_in_its_own_way():
     crops = torch.full((1, 3, 20, 20), 255, dtype=torch.uint8)
     one = Preprocessing((20, 20), mean=(0.5,) * 3, std=(0.5,) * 3)(crops)

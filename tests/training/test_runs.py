@@ -256,6 +256,78 @@ def test_foreign_and_missing_models_are_refused_without_a_traceback(
     assert "no.csv" in capsys.readouterr().err
 
 
+def test_phase_1_checkpoint_is_no_teacher(aligned, ratings, tmp_path, capsys):
+    arguments = ["student", "--encoder", str(aligned), "--teacher", str(aligned), "--ratings", ratings, *FAST]
+    assert main([*arguments, "--output-dir", str(tmp_path / "s")]) == 2
+    assert "is a phase-1 checkpoint (CSKDForFeatureAlignment) without a trained head" in capsys.readouterr().err
+
+
+def test_splits_and_labels_that_are_not_there(aligned, ratings, tmp_path, capsys):
+    arguments = [
+        "teacher",
+        "--encoder",
+        str(aligned),
+        "--ratings",
+        ratings,
+        "--output-dir",
+        str(tmp_path / "t"),
+        *FAST,
+    ]
+    assert main([*arguments, "--labels", "99"]) == 2
+    assert "labels=99, but the split 'train'" in capsys.readouterr().err
+    assert main([*arguments, "--validation-split", "val"]) == 2
+    assert "has no split 'val'; its splits: train, validation" in capsys.readouterr().err
+    assert main([*arguments, "--validation-split", "", "--max-steps", "2"]) == 0
+    assert json.loads((tmp_path / "t" / "results.json").read_text())["metrics"] == {}
+
+
+def test_loss_that_is_not_finite_stops_before_anything_is_written_over(
+    aligned, ratings, tmp_path, monkeypatch, capsys
+):
+    from cskd_hf.training.teacher import RatingTask
+
+    forward, calls = RatingTask.forward, []
+
+    def spoilt(self, batch):
+        parts = forward(self, batch)
+        calls.append(None)
+        return {"loss": parts["loss"] * float("nan")} if len(calls) > 5 else parts
+
+    monkeypatch.setattr(RatingTask, "forward", spoilt)
+    arguments = ["--max-steps", "20", "--save-every", "4", "--eval-every", "0", "--log-every", "10", *FAST]
+    folder = tmp_path / "t"
+    assert (
+        main(["teacher", "--encoder", str(aligned), "--ratings", ratings, "--output-dir", str(folder), *arguments])
+        == 2
+    )
+    assert "the loss is nan at step 8" in capsys.readouterr().err
+    state = load_file(folder / "checkpoint" / "model.safetensors")
+    assert json.loads((folder / "checkpoint" / "progress.json").read_text())["step"] == 4
+    assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
+
+
+def test_finished_run_is_not_trained_again(teacher, aligned, ratings):
+    before = (teacher / "model.safetensors").stat().st_mtime_ns
+    run(
+        "teacher", "--encoder", str(aligned), "--ratings", ratings, "--output-dir", f"{teacher}/", "--max-steps", "10",
+        "--resume", *FAST,
+    )  # fmt: skip
+    assert (teacher / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_references_of_one_name_are_told_apart(encoder, clip, photographs, tmp_path):
+    other = tmp_path / "other" / "tiny-clip"
+    shutil.copytree(clip, other)
+    run(
+        "align", "--encoder", encoder, "--reference", clip, str(other), "--images", photographs, "--holdout", "4",
+        "--output-dir", str(tmp_path / "a"), "--max-steps", "2", *FAST,
+    )  # fmt: skip
+    names = [
+        entry["name"] for entry in CSKDForFeatureAlignment.from_pretrained(tmp_path / "a").config.reference_encoders
+    ]
+    assert names == ["tiny-clip", "tiny-clip-2"]
+
+
 def test_resume_with_another_encoder_is_refused_with_both_names(encoder, vit_encoder, ratings, tmp_path, capsys):
     place = tmp_path / "encoder"
     shutil.copytree(encoder, place)

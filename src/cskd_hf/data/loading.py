@@ -30,7 +30,7 @@ class ImageStream:
         seed: of the cuts.
         n_views: number of different views of an image, one after another; none for a new one on every pass.
         targets: further values of each image by name, tensors with one row an image.
-        features: stored features by name.
+        features: stored features by name; in a batch, `features/<name>`.
     """
 
     images: ImageCollection
@@ -58,7 +58,7 @@ class ImageStream:
                 "view": view,
             }
             sample |= {name: values[candidate] for name, values in self.targets.items()}
-            sample |= {name: store[candidate, view] for name, store in self.features.items()}
+            sample |= {f"features/{name}": store[candidate, view] for name, store in self.features.items()}
             return sample | {"errors": errors}
         raise ImageLoadError(
             self.images.key(index), f"unreadable ({errors[0][1]}), and so are the {_SUBSTITUTES - 1} images after it"

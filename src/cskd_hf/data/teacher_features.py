@@ -122,7 +122,13 @@ class FeatureStore:
                 "sha256": _checksum(temporary / _FEATURES),
             }
             (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-            os.replace(temporary, folder)
+            try:
+                os.replace(temporary, folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+                # Another run has finished the same store meanwhile.
+                return cls.open(folder, describe(images, encoder, views=views, n_views=n_views))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return cls(features, manifest)

@@ -114,6 +114,12 @@ class Preprocessing:
     @classmethod
     def from_image_processor(cls, processor: Any) -> Preprocessing:
         """The preprocessing of a transformers image processor, for views that are already cut."""
+        for flag in ("do_flip_channel_order", "rescale_offset"):
+            if getattr(processor, flag, False):
+                raise ValueError(
+                    f"{type(processor).__name__} has {flag}=True, which this preprocessing does not do; give the encoder's "
+                    "folder another processor, e.g. Preprocessing(...).to_image_processor().save_pretrained(folder)."
+                )
         size = dict(processor.size or {})
         crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
         size = dict(crop) if crop else size
@@ -131,11 +137,13 @@ class Preprocessing:
                 f"{type(processor).__name__} has rescale_factor {processor.rescale_factor}; only 1/255 is known."
             )
         normalise = getattr(processor, "do_normalize", True)
+        # EfficientNet's processor divides by the std a second time.
+        power = 2 if getattr(processor, "include_top", False) else 1
         names = {code: name for name, code in _INTERPOLATIONS.items()}
         return cls(
             size=sides,
             mean=tuple(processor.image_mean) if normalise else (0.0,) * 3,
-            std=tuple(processor.image_std) if normalise else (1.0,) * 3,
+            std=tuple(std**power for std in processor.image_std) if normalise else (1.0,) * 3,
             interpolation=names.get(int(processor.resample), "bicubic"),
         )
 

@@ -7,15 +7,33 @@ import logging
 import datasets
 import numpy as np
 import torch
+from transformers import AutoImageProcessor
 
 from ..data.ratings import score_values_of
 from ..data.sources import DatasetSource, ImageCollection
 from ..data.views import Preprocessing
+from ..models.configuration_cskd import CSKDConfig
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .metrics import iaa_metrics
 
 logger = logging.getLogger(__name__)
+
+
+def load_scorer(name_or_path: str) -> tuple[CSKDForImageAesthetics, Preprocessing]:
+    """A trained teacher or student in float32, and its preprocessing.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture, or of phase 1, without a trained head.
+    """
+    config = CSKDConfig.from_pretrained(name_or_path)
+    if config.architectures == ["CSKDForFeatureAlignment"]:
+        raise ValueError(
+            f"'{name_or_path}' is a phase-1 checkpoint (CSKDForFeatureAlignment) without a trained head; train a teacher "
+            "or a student from it first: `cskd-hf teacher --encoder ...`."
+        )
+    model = CSKDForImageAesthetics.from_pretrained(name_or_path, dtype=torch.float32)
+    return model, Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(name_or_path))
 
 
 class RatedImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +84,7 @@ def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
     """One feature for each image, `(batch_size, feature_size)`, from an encoder's output; see `CSKDConfig.pooling`."""
     hidden = outputs.last_hidden_state if "last_hidden_state" in outputs else None
     pooler = outputs.pooler_output if "pooler_output" in outputs else None
-    if pooling == "pooler" or (pooling == "auto" and pooler is not None and (hidden is None or hidden.dim() != 4)):
+    if pooling == "pooler" or (pooling == "auto" and pooler is not None):
         if pooler is None:
             raise ValueError(
                 "pooling='pooler', but this encoder returns no pooler_output; use 'auto', 'mean' or 'cls'."
@@ -106,11 +108,22 @@ def _side(backbone_config: Any) -> int:
 
 def find_feature_size(backbone_config: Any, pooling: str) -> int:
     """Width of the pooled feature of an encoder, by a dry run without memory or weights."""
-    with torch.device("meta"):
-        backbone = AutoModel.from_config(backbone_config).eval()
-        side = _side(backbone_config)
-        outputs = backbone(pixel_values=torch.zeros(1, getattr(backbone_config, "num_channels", 3), side, side))
-    return pool_features(outputs, pooling).shape[-1]
+    side = _side(backbone_config)
+    try:
+        with torch.device("meta"):
+            backbone = AutoModel.from_config(backbone_config).eval()
+            outputs = backbone(pixel_values=torch.zeros(1, 3, side, side))
+        return pool_features(outputs, pooling).shape[-1]
+    except Exception as error:
+        raise ValueError(
+            f"an encoder of model_type '{backbone_config.model_type}' cannot be a backbone: given one RGB image of "
+            f"{side} x {side} pixels, it fails with {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def _interpolates(backbone: nn.Module) -> bool:
+    """Whether an encoder of fixed size takes other sizes when it is asked to."""
+    return "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
 
 
 class CSKDPreTrainedModel(PreTrainedModel):
@@ -120,10 +133,7 @@ class CSKDPreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
 
     def __init__(self, config: CSKDConfig) -> None:
@@ -135,6 +145,7 @@ class CSKDPreTrainedModel(PreTrainedModel):
         if config.feature_size is None:
             config.feature_size = find_feature_size(config.backbone_config, config.pooling)
         self.backbone = AutoModel.from_config(config.backbone_config)
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.projectors = nn.ModuleList(
             _projector(config, reference["dim"]) for reference in config.reference_encoders
         )
@@ -154,6 +165,8 @@ class CSKDPreTrainedModel(PreTrainedModel):
             pixel_values: `(batch_size, channels, height, width)`, as the image processor returns them.
             kwargs: passed to the encoder, e.g. `output_hidden_states`, `output_attentions`.
         """
+        if max(pixel_values.shape[-2:]) != _side(self.config.backbone_config) and _interpolates(self.backbone):
+            kwargs.setdefault("interpolate_pos_encoding", True)
         outputs = self.backbone(pixel_values=pixel_values, **kwargs)
         return pool_features(outputs, self.config.pooling), outputs
 
@@ -172,18 +185,24 @@ class CSKDPreTrainedModel(PreTrainedModel):
             config_kwargs: fields of [`CSKDConfig`], e.g. `score_values`, `pooling`, `reference_encoders`.
 
         Raises:
-            ValueError: the encoder's weights do not fit the architecture that its config describes.
+            ValueError: it is no encoder of RGB images, or its weights do not fit what its config describes.
         """
         if not isinstance(encoder, PreTrainedModel):
-            encoder = _load_encoder(encoder)
+            encoder, pooling = load_encoder(encoder)
+            if pooling != "auto":
+                config_kwargs = {"pooling": pooling} | config_kwargs
         if isinstance(encoder, CSKDPreTrainedModel):
             fields = {name: getattr(encoder.config, name) for name in _INHERITED_FIELDS}
-            config = CSKDConfig(**{**fields, **config_kwargs})
             backbone = encoder.backbone
         else:
-            backbone = encoder.base_model
-            config = CSKDConfig(backbone_config=backbone.config, **config_kwargs)
-        model = cls(config)
+            fields = {"backbone_config": encoder.config}
+            backbone = encoder
+        # A copy: the caller keeps its config, and the maker's local path does not travel with the checkpoint.
+        fields["backbone_config"] = copy.deepcopy(fields["backbone_config"])
+        fields["backbone_config"]._name_or_path = ""
+        model = cls(CSKDConfig(**{**fields, **config_kwargs}))
+        if type(backbone) is not type(model.backbone):
+            backbone = backbone.base_model  # of a classifier or the like
         missing, unexpected = model.backbone.load_state_dict(backbone.state_dict(), strict=False)
         if missing or unexpected:
             raise ValueError(
@@ -207,12 +226,29 @@ def _projector(config: CSKDConfig, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(config.feature_size, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
-def _load_encoder(name_or_path: str) -> PreTrainedModel:
+def load_encoder(name_or_path: str) -> tuple[PreTrainedModel, str]:
+    """A pretrained image encoder in float32 (of a CLIP-like model, its vision tower), and how to pool it.
+
+    The pooling is "cls" for an encoder whose pooler is not in the checkpoint, as in that of a ViT classifier:
+    transformers fills it with random weights. Otherwise it is "auto".
+
+    Raises:
+        ValueError: the checkpoint lacks weights of the encoder.
+    """
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type == CSKDConfig.model_type:
-        return CSKDForFeatureAlignment.from_pretrained(name_or_path, dtype=torch.float32)
+        return CSKDForFeatureAlignment.from_pretrained(name_or_path, dtype=torch.float32), "auto"
     config = getattr(config, "vision_config", config)
-    return AutoModel.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+    model, loaded = AutoModel.from_pretrained(
+        name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(loaded["missing_keys"])
+    if lacking := [name for name in missing if "pooler" not in name]:
+        raise ValueError(
+            f"'{name_or_path}' holds no weights for {len(lacking)} parts of {type(model).__name__}, {lacking[0]} among "
+            "them; give a checkpoint of the image encoder itself."
+        )
+    return model, "cls" if missing else "auto"
 
 
 class CSKDForFeatureAlignment(CSKDPreTrainedModel):

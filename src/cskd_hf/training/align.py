@@ -64,7 +64,7 @@ class AlignmentTask(TrainingTask):
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         images = batch[_STREAM]
         targets = tuple(
-            images[reference.name] if reference.name in images else reference(images["crops"])
+            images[key] if (key := f"features/{reference.name}") in images else reference(images["crops"])
             for reference in self.references
         )
         return self._losses(self.model(self.pixel_values(images["crops"])).projections, targets)
@@ -109,7 +109,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     settings.check()
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    references = tuple(references or (load_reference(location) for location in settings.reference))
+    references = tuple(references or _load_references(settings.reference))
     set_seed(settings.seed)
     model = build_model(
         CSKDForFeatureAlignment,
@@ -154,6 +154,17 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     )
     task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
     return TrainingLoop(task, {_STREAM: stream}, settings, accelerator).run()
+
+
+def _load_references(locations: list[str]) -> list[ReferenceEncoder]:
+    """Those of the settings; a name that is taken gets a number."""
+    references: dict[str, ReferenceEncoder] = {}
+    for reference in map(load_reference, locations):
+        name, number = reference.name, 2
+        while reference.name in references:
+            reference.name, number = f"{name}-{number}", number + 1
+        references[reference.name] = reference
+    return list(references.values())
 
 
 def plain_crops(images: ImageCollection, side: int, indices: Sequence[int] | None = None) -> torch.Tensor:

@@ -22,7 +22,7 @@ class SettingsError(ValueError):
 class LoopSettings:
     """What the loop needs, whatever it trains."""
 
-    output_dir: str = setting("", "folder for the trained model, checkpoints and log")
+    output_dir: str = setting("", "folder for the trained model, checkpoints and log", resumable=True)
     seed: int = setting(0, "seed of the data order, views and new weights")
     max_steps: int = setting(1000, "optimiser steps")
     batch_size: int = setting(64, "images in a forward pass of one process")
@@ -40,7 +40,9 @@ class LoopSettings:
     keep: str = setting("best", "which weights become the result", choices=("best", "last"))
     trackers: list[str] = setting([], "Accelerate trackers by name, e.g. tensorboard, wandb, trackio", resumable=True)
     num_workers: int = setting(0, "processes that decode images", resumable=True)
-    cache_images: bool = setting(False, "keep decoded images in memory, at the size that the views need")
+    cache_images: bool = setting(
+        False, "keep decoded images in memory, at the size that the views need; each worker has its own"
+    )
     max_bad_images: float = setting(0.05, "share of unreadable images above which training stops")
     resume: bool = setting(False, "go on from the last checkpoint in output_dir", resumable=True)
     overwrite: bool = setting(False, "replace a run that is already in output_dir", resumable=True)
@@ -229,6 +231,10 @@ class StudentSettings(RatedSettings):
             _at_least(self, name, 0)
         _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 1)
+        if self.pseudo_labels and not self.teacher:
+            raise SettingsError(
+                "pseudo_labels are a teacher's, but there is no teacher; give --teacher, or leave them out."
+            )
         if self.images and not self.teacher:
             raise SettingsError("images are given but no teacher to rate them; give --teacher, or leave --images out.")
         if self.image_weights and len(self.image_weights) != len(self.images):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ..models.configuration_cskd import CSKDConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
 from .arguments import EncoderSettings, RatedSettings, SettingsError
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
+logger = logging.getLogger(__name__)
 
 
 def build_model(
@@ -33,7 +35,8 @@ def build_model(
     """
     kwargs = config_kwargs | ({"pooling": settings.pooling} if settings.pooling != "auto" else {})
     path = Path(settings.encoder)
-    if path.suffix == ".json" or (path / "config.json").is_file() and not any(any(path.glob(w)) for w in _WEIGHTS):
+    if path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path):
+        logger.info("'%s' holds a config only: starting from random weights", path)
         return model_class(_config_without_weights(path, kwargs))
     try:
         return model_class.from_encoder(settings.encoder, **kwargs)
@@ -41,6 +44,11 @@ def build_model(
         raise SettingsError(
             f"encoder '{settings.encoder}' is neither a model on the Hub, nor a folder with a model, nor a config.json: {error}"
         ) from error
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether a model folder has more than text in it; what it is, `from_pretrained` finds out."""
+    return any(path.suffix not in (".json", ".md", ".txt", ".yaml") for path in folder.iterdir() if path.is_file())
 
 
 def _config_without_weights(path: Path, kwargs: dict[str, Any]) -> CSKDConfig:
@@ -57,14 +65,32 @@ def build_preprocessing(settings: EncoderSettings, model: CSKDPreTrainedModel) -
     """Preprocessing of the encoder: its own where it has one, else its image size with ImageNet's mean and std."""
     path = Path(settings.encoder)
     folder = path.parent if path.suffix == ".json" else path
-    if not path.exists() or (folder / "preprocessor_config.json").is_file():
-        own = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(str(folder)))
-    else:
+    try:
+        preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(str(folder)))
+    except OSError:
+        if not path.exists():
+            raise
         side = getattr(model.config.backbone_config, "image_size", None) or 224
-        own = Preprocessing(size=(side, side) if isinstance(side, int) else tuple(side))
-    if not settings.image_size:
-        return own
-    return Preprocessing((settings.image_size,) * 2, own.mean, own.std, own.interpolation)
+        preprocessing = Preprocessing(size=(side, side) if isinstance(side, int) else tuple(side))
+        logger.info("'%s' has no image processor: taking %s, with ImageNet's mean and std", folder, preprocessing.size)
+    if settings.image_size:
+        preprocessing = replace(preprocessing, size=(settings.image_size,) * 2)
+    _try_size(model, preprocessing.size)
+    return preprocessing
+
+
+@torch.no_grad()
+def _try_size(model: CSKDPreTrainedModel, size: tuple[int, int]) -> None:
+    """Find out before anything slow starts whether the encoder takes images of this size."""
+    training = model.training
+    try:
+        model.eval().encode(torch.zeros(1, 3, *size, device=model.device))
+    except (ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"the encoder does not take images of {size[0]} x {size[1]} pixels ({error}); give another --image-size."
+        ) from error
+    finally:
+        model.train(training)
 
 
 def load_rated(settings: RatedSettings) -> Any:
@@ -101,7 +127,7 @@ def split_holdout(
     """Training and held-out images: evenly spaced over all sources, so that the same are held out whatever the seed.
 
     Raises:
-        SettingsError: a source would keep no image to train on.
+        SettingsError: half or more of the images would be held out.
     """
     sources = [open_source(location) for location in locations]
     offsets = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
@@ -109,15 +135,13 @@ def split_holdout(
         raise SettingsError(
             f"holdout={holdout} is half or more of the {offsets[-1]} unlabelled images; give --holdout a smaller number."
         )
-    held = np.unique(np.linspace(0, offsets[-1] - 1, holdout).astype(int))
+    held = ((np.arange(holdout) + 0.5) * offsets[-1] / holdout).astype(int)
     training, kept = [], []
     for source, first, last in zip(sources, offsets, offsets[1:]):
         inside = held[(held >= first) & (held < last)] - first
+        if len(inside) == last - first:
+            inside = inside[:-1]  # every source keeps an image to train on
         rest = np.setdiff1d(np.arange(last - first), inside)
-        if not len(rest):
-            raise SettingsError(
-                "holdout leaves a source without an image to train on; give --holdout a smaller number."
-            )
         training.append(SourceSubset(source, rest))
         if len(inside):
             kept.append(SourceSubset(source, inside))
@@ -146,4 +170,4 @@ def _public(value: Any) -> Any:
     """A local path is reduced to its last part: checkpoints are published, the maker's folders are not."""
     if isinstance(value, list):
         return [_public(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+    return Path(value).resolve().name if isinstance(value, str) and Path(value).exists() else value

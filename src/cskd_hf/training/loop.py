@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
@@ -81,9 +81,11 @@ def prepare_output(settings: LoopSettings) -> None:
         SettingsError: the folder holds a run and neither resume nor overwrite is set, or a resumed run's settings differ.
     """
     output = Path(settings.output_dir)
-    recover_folder(output / "checkpoint")
+    main = int(os.environ.get("RANK", 0)) == 0
+    if main:
+        recover_folder(output / "checkpoint")
     recorded = output / "settings.yaml"
-    if settings.overwrite and not settings.resume and int(os.environ.get("RANK", 0)) == 0:
+    if settings.overwrite and not settings.resume and main:
         for name in ("checkpoint", "best"):
             shutil.rmtree(output / name, ignore_errors=True)
         for name in ("log.jsonl", "settings.yaml", "results.json", "bad_images.jsonl", "model.safetensors"):
@@ -155,7 +157,8 @@ class TrainingLoop:
         """
         settings, accelerator = self.settings, self.accelerator
         if settings.resume and (self.output / _RESULTS).is_file():  # written last: this run is done
-            return TrainingResult(**json.loads((self.output / _RESULTS).read_text()))
+            recorded = json.loads((self.output / _RESULTS).read_text())
+            return TrainingResult(**recorded | {"output_dir": str(self.output)})
         started = time.perf_counter()
         self._start()
         accumulation = settings.gradient_accumulation_steps
@@ -241,15 +244,19 @@ class TrainingLoop:
     def _after_step(self) -> None:
         step, settings = self.progress.step, self.settings
         last = step == settings.max_steps
-        if step % settings.log_every == 0 or last:
+        evaluating = last or (settings.eval_every and step % settings.eval_every == 0)
+        saving = settings.save_every and (last or step % settings.save_every == 0)
+        # Logging refuses a loss that is not finite, so it goes before anything is written over good weights.
+        if step % settings.log_every == 0 or evaluating or saving:
             self._log_parts()
-        if (settings.eval_every and step % settings.eval_every == 0) or last:
+        if evaluating:
             self._evaluate()
-        if settings.save_every and (step % settings.save_every == 0 or last):
+        if saving:
             self._save(self.output / "checkpoint")
 
     def _log_parts(self) -> None:
-        means = {name: torch.stack(values).mean().item() for name, values in self._parts.items()}
+        reduce = self.accelerator.reduce
+        means = {name: reduce(torch.stack(values).mean(), "mean").item() for name, values in self._parts.items()}
         self._parts.clear()
         then, drawn = self._logged
         self._logged = (time.perf_counter(), self._drawn)
@@ -265,6 +272,7 @@ class TrainingLoop:
 
     def _evaluate(self) -> None:
         self.wrapped.eval()
+        self._share_buffers()
         metrics = self.task.evaluate()
         if not metrics:
             return
@@ -282,6 +290,12 @@ class TrainingLoop:
             if self.settings.keep == "best":
                 self._save_model(self.output / "best")
         self._write({"step": progress.step, **{f"eval_{key}": figure for key, figure in metrics.items()}})
+
+    def _share_buffers(self) -> None:
+        """Give every process the running statistics of the first: what is evaluated is then what is saved."""
+        if self.accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            for buffer in self.task.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self.progress.evaluations_since_best
@@ -313,6 +327,8 @@ class TrainingLoop:
             self.accelerator.save_state(str(partial))
             if main:
                 state = asdict(self.progress) | {
+                    "drawn": self._drawn,
+                    "failed": self._failed,
                     "world_size": self.accelerator.num_processes,
                     "model": _architecture(self.task),
                 }
@@ -333,6 +349,10 @@ class TrainingLoop:
                 f"the checkpoint '{folder}' is of {before}, but this run trains {now}; use its own encoder."
             )
         self.accelerator.load_state(str(folder))
+        self._drawn, self._failed = state.pop("drawn"), state.pop("failed")
+        listed = self.output / "bad_images.jsonl"
+        lines = listed.read_text().splitlines() if listed.is_file() else []
+        self._bad = {entry["key"]: entry["reason"] for entry in map(json.loads, lines)}
         self.progress = Progress(**state)
         if self.accelerator.is_main_process and (self.output / "log.jsonl").is_file():
             lines = (self.output / "log.jsonl").read_text().splitlines()
@@ -353,8 +373,8 @@ class TrainingLoop:
             for path in sorted(best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
                 shutil.copyfile(path, self.output / (path.name + ".partial"))
                 os.replace(self.output / (path.name + ".partial"), self.output / path.name)
-            shutil.rmtree(best)
             (self.output / _RESULTS).write_text(json.dumps(asdict(result), indent=1))
+            shutil.rmtree(best)
         if self.settings.trackers:
             self.accelerator.end_training()
         self.accelerator.wait_for_everyone()

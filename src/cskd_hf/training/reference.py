@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModelWithProjection
+from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection
 
 from ..data.views import Preprocessing
-from ..models.modeling_cskd import pool_features
+from ..models.modeling_cskd import load_encoder, pool_features
 
 
 class ReferenceEncoder(nn.Module):
@@ -81,10 +80,16 @@ class ReferenceEncoder(nn.Module):
         """
         config = AutoConfig.from_pretrained(name_or_path)
         if config.model_type in ("clip", "clip_vision_model"):
-            encoder: Any = CLIPVisionModelWithProjection.from_pretrained(name_or_path, dtype=torch.float32)
+            encoder, loaded = CLIPVisionModelWithProjection.from_pretrained(
+                name_or_path, dtype=torch.float32, output_loading_info=True
+            )
+            if loaded["missing_keys"]:
+                raise ValueError(
+                    f"'{name_or_path}' holds no weights for {sorted(loaded['missing_keys'])[0]}; give a whole CLIP."
+                )
         else:
-            config = getattr(config, "vision_config", config)
-            encoder = AutoModel.from_pretrained(name_or_path, config=config, dtype=torch.float32)
+            encoder, found = load_encoder(name_or_path)
+            pooling = found if pooling == "auto" else pooling
         processor = AutoImageProcessor.from_pretrained(name_or_path)
         preprocessing = Preprocessing.from_image_processor(processor)
         return cls(encoder, preprocessing, name=name or str(name_or_path).rstrip("/").split("/")[-1], pooling=pooling)

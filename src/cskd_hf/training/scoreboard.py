@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor
 
 from ..data.ratings import score_values_of
 from ..data.views import Preprocessing
-from ..evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
+from ..evaluation.predict import RatedImages, load_scorer, pooled_features, predict, rated_metrics
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .probe import start_head_from_probe
 
@@ -35,8 +35,7 @@ class Scoreboard:
 
     def add_checkpoint(self, name: str, labels: int, seed: int, folder: str, **facts: Any) -> dict[str, Any]:
         """Measure a saved model; returns its row."""
-        model = CSKDForImageAesthetics.from_pretrained(folder, dtype=torch.float32)
-        return self._add(name, labels, seed, model, _preprocessing_of(folder), facts)
+        return self._add(name, labels, seed, *load_scorer(folder), facts)
 
     def add_probe(
         self, name: str, labels: int, seed: int, encoder: str, train: datasets.Dataset, l2: float, **facts: Any
@@ -51,7 +50,7 @@ class Scoreboard:
         """
         values = list(score_values_of(self.test))
         model = CSKDForImageAesthetics.from_encoder(encoder, score_values=values)
-        preprocessing = _preprocessing_of(encoder)
+        preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(encoder))
         rows, features = pooled_features(model, RatedImages(train, preprocessing))
         means, distributions = (torch.tensor(train[column][:])[rows] for column in ("mean", "distribution"))
         start_head_from_probe(model.classifier, features, means, values, distributions, l2)
@@ -74,7 +73,3 @@ class Scoreboard:
         self.rows.append(row)
         self.scores[name, labels, seed] = scores
         return row
-
-
-def _preprocessing_of(folder: str) -> Preprocessing:
-    return Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(folder))

@@ -9,14 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor
 
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder
 from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings
-from ..evaluation.predict import RatedImages, pooled_features
+from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
 from .align import plain_crops
 from .arguments import SettingsError, StudentSettings
@@ -28,7 +27,7 @@ from .task import Batch
 from .teacher import RATED, RatedData, RatingTask, build_rated_model
 
 UNRATED = "unrated"
-_SOFT = "teacher"
+_SOFT = "features/teacher"
 _PROBED = 2048  # unrated images that the head's start is computed from
 
 
@@ -49,9 +48,7 @@ class FrozenTeacher(nn.Module):
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> FrozenTeacher:
         """Load a teacher checkpoint and its image processor."""
-        model = CSKDForImageAesthetics.from_pretrained(name_or_path, dtype=torch.float32)
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
-        return cls(model, Preprocessing.from_image_processor(processor))
+        return cls(*load_scorer(name_or_path))
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in evaluation mode whatever its owner does."""
@@ -129,14 +126,15 @@ def distil(settings: StudentSettings) -> TrainingResult:
     if not settings.teacher:
         return _train_on_ratings_alone(settings, data, accelerator)
     teacher = _load_teacher(settings, data).to(accelerator.device)
-    model, preprocessing = build_rated_model(settings, data, "student")
+    from_teacher = settings.head_init == "probe" and bool(settings.images)
+    model, preprocessing = build_rated_model(settings, data, "student", start=not from_teacher)
     side = max(preprocessing.size)
     if not settings.pseudo_labels:
         side = max(side, *teacher.preprocessing.size)  # one crop for both
-    streams = {RATED: data.stream(settings.rated_batch_size, side)}
+    streams = {RATED: data.stream(settings.rated_batch_size, side, max(teacher.preprocessing.size))}
     if settings.images:
         streams[UNRATED] = _unrated_stream(settings, side, max(teacher.preprocessing.size))
-        if settings.head_init == "probe":
+        if from_teacher:
             start_head_from_teacher(
                 model.to(accelerator.device), preprocessing, teacher, data, streams[UNRATED].images
             )
@@ -212,7 +210,7 @@ def _attach_pseudo_labels(
     for name, stream in streams.items():
         stream.n_views, stream.seed = settings.n_views, STORED_VIEWS_SEED
         with accelerator.main_process_first():
-            stream.features[_SOFT] = FeatureStore.open_or_build(
+            stream.features["teacher"] = FeatureStore.open_or_build(
                 Path(settings.pseudo_labels) / name,
                 teacher,
                 stream.images,

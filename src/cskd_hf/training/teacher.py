@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import datasets
 import torch
 from accelerate import Accelerator
@@ -57,8 +59,10 @@ class RatingTask(TrainingTask):
             return {}
         rows, scores, distributions = predict(self.model, self._validation)
         found = gather_object(list(zip(rows, scores.tolist(), distributions.tolist())))
-        if not found:
-            raise ImageLoadError(self._validation.images.key(0), "none of the validation images can be read")
+        if len(found) < 2:
+            raise ImageLoadError(
+                self._validation.images.key(0), f"only {len(found)} of the validation images can be read; 2 are needed"
+            )
         rows, scores, distributions = zip(*sorted(found))
         return rated_metrics(
             self._validation, list(rows), torch.tensor(scores).numpy(), torch.tensor(distributions).numpy()
@@ -77,16 +81,32 @@ class RatedData:
         ratings = load_rated(settings)
         self.settings = settings
         self.score_values = list(score_values_of(ratings))
-        self.train: datasets.Dataset = select_split(ratings, settings.train_split)
+        self.train = self._split(ratings, "train_split")
+        if settings.labels > len(self.train):
+            raise SettingsError(
+                f"labels={settings.labels}, but the split '{settings.train_split}' of '{settings.ratings}' has "
+                f"{len(self.train)} rated images; give --labels at most that, or 0 for all."
+            )
         if settings.labels:
             self.train = rated_subset(self.train, settings.labels, settings.seed)
-        self.validation = select_split(ratings, settings.validation_split) if settings.validation_split else None
+        self.validation = self._split(ratings, "validation_split") if settings.validation_split else None
         if len(self.train) < 2 or (self.validation is not None and len(self.validation) < 2):
             raise SettingsError(f"'{settings.ratings}' needs at least two rated images in each split that is used.")
         distributions = self.train["distribution"][:]
         has_histograms = not any(row is None for row in distributions)
         self.means = torch.tensor(self.train["mean"][:], dtype=torch.float32)
         self.distributions = torch.tensor(distributions, dtype=torch.float32) if has_histograms else None
+
+    def _split(self, ratings: datasets.Dataset, setting: str) -> datasets.Dataset:
+        name = getattr(self.settings, setting)
+        if name not in (splits := sorted(set(ratings["split"][:]))):
+            raise SettingsError(
+                f"'{self.settings.ratings}' has no split '{name}'; its splits: {', '.join(splits)}. Give another "
+                f"--{setting.replace('_', '-')}, "
+                + ("an empty one to train without validation, " if setting == "validation_split" else "")
+                + "or add a column `split`."
+            )
+        return select_split(ratings, name)
 
     def validation_images(self, preprocessing: Preprocessing, accelerator: Accelerator) -> RatedImages | None:
         """This process' share of the validation images."""
@@ -101,11 +121,18 @@ class RatedData:
             world_size=accelerator.num_processes,
         )
 
-    def stream(self, batch_size: int, view_side: int) -> ImageStream:
-        """Training images with their `ratings`: histograms, or means where there are no histograms."""
+    def stream(self, batch_size: int, view_side: int, teacher_side: int = 0) -> ImageStream:
+        """Training images with their `ratings`: histograms, or means where there are no histograms.
+
+        Args:
+            batch_size: images a batch.
+            view_side: side of the views in pixels.
+            teacher_side: side that a teacher needs the same images at.
+        """
         settings = self.settings
         views = ViewSettings(size=view_side, scale=tuple(settings.rated_crop_scale), flip=settings.flip)
-        images = ImageCollection([DatasetSource(self.train)], views.source_side, settings.cache_images)
+        needed = replace(views, size=max(view_side, teacher_side)).source_side
+        images = ImageCollection([DatasetSource(self.train)], needed, settings.cache_images)
         ratings = self.means if self.distributions is None else self.distributions
         order = ImageOrder(images.sizes, seed=settings.seed)
         return ImageStream(images, order, batch_size, views, seed=settings.seed, targets={"ratings": ratings})
@@ -125,14 +152,15 @@ def start_head(model: CSKDForImageAesthetics, preprocessing: Preprocessing, data
 
 
 def build_rated_model(
-    settings: RatedSettings, data: RatedData, command: str, **facts: object
+    settings: RatedSettings, data: RatedData, command: str, start: bool = True
 ) -> tuple[CSKDForImageAesthetics, Preprocessing]:
-    """The model of a phase-2 run, its head started, with its preprocessing and provenance."""
+    """The model of a phase-2 run with its preprocessing and provenance, its head started unless `start` is False."""
     set_seed(settings.seed)
     model = build_model(CSKDForImageAesthetics, settings, score_values=data.score_values)
     preprocessing = build_preprocessing(settings, model)
-    start_head(model, preprocessing, data)
-    model.config.provenance = provenance(command, settings, rated_images=len(data.train), **facts)
+    if start:
+        start_head(model, preprocessing, data)
+    model.config.provenance = provenance(command, settings, rated_images=len(data.train))
     return model, preprocessing
 
 
