@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ from .order import ImageOrder
 from .sources import ImageCollection
 from .teacher_features import FeatureStore
 from .views import ViewSettings, cut_view, stack_crops
+
+logger = logging.getLogger(__name__)
 
 _SUBSTITUTES = 32  # neighbours tried in place of an unreadable image
 
@@ -125,3 +128,21 @@ def build_loader(
         # Its own generator: starting a loader must not move the global random state, which resume restores.
         generator=torch.Generator(),
     )
+
+
+def plain_crops(images: ImageCollection, side: int, indices: Sequence[int] | None = None) -> torch.Tensor:
+    """The whole of each image (or of those at `indices`), uint8 `(images, 3, side, side)`; unreadable ones are left out.
+
+    Raises:
+        ImageLoadError: none of them can be read.
+    """
+    plain = ViewSettings(size=side, flip=False)
+    crops = []
+    for index in range(len(images)) if indices is None else indices:
+        try:
+            crops.append(cut_view(images.load(index), plain, 0, index, 0))
+        except ImageLoadError as error:
+            logger.warning("unreadable image left out: %s (%s)", images.key(index), error.reason)
+    if not crops:
+        raise ImageLoadError(images.key(0), f"none of the {len(images)} images can be read")
+    return stack_crops(crops)

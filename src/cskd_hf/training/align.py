@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +10,18 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from ..data.loading import ImageStream
+from ..data.loading import ImageStream, plain_crops
 from ..data.order import ImageOrder
-from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
-from ..data.views import Preprocessing, ViewSettings, cut_view, stack_crops
-from ..models.image_loading_cskd import ImageLoadError
+from ..data.views import Preprocessing, ViewSettings
 from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .arguments import AlignSettings
 from .build import build_model, build_preprocessing, provenance, split_holdout
-from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .losses import ALIGNMENT_LOSSES
+from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
 from .task import Batch, TrainingTask
-
-logger = logging.getLogger(__name__)
 
 _STREAM = "unlabelled"
 
@@ -165,21 +161,3 @@ def _load_references(locations: list[str]) -> list[ReferenceEncoder]:
             reference.name, number = f"{name}-{number}", number + 1
         references[reference.name] = reference
     return list(references.values())
-
-
-def plain_crops(images: ImageCollection, side: int, indices: Sequence[int] | None = None) -> torch.Tensor:
-    """The whole of each image (or of those at `indices`), uint8 `(images, 3, side, side)`; unreadable ones are left out.
-
-    Raises:
-        ImageLoadError: none of them can be read.
-    """
-    plain = ViewSettings(size=side, flip=False)
-    crops = []
-    for index in range(len(images)) if indices is None else indices:
-        try:
-            crops.append(cut_view(images.load(index), plain, 0, index, 0))
-        except ImageLoadError as error:
-            logger.warning("unreadable image left out: %s (%s)", images.key(index), error.reason)
-    if not crops:
-        raise ImageLoadError(images.key(0), f"none of the {len(images)} images can be read")
-    return stack_crops(crops)

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
 from .arguments import LoopSettings, SettingsError
-from .checkpoint import recover_folder, replaced_folder
+from .checkpoint import replaced_folder
 from .recipes import write_recipe
 from .task import TrainingTask
 
@@ -72,47 +72,6 @@ def make_accelerator(settings: LoopSettings) -> Accelerator:
         # Encoders may own layers that no loss reaches, e.g. a pooler that is not used.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-
-
-def prepare_output(settings: LoopSettings) -> None:
-    """Refuse to mix runs in one folder; call it before anything slow starts.
-
-    Raises:
-        SettingsError: the folder holds a run and neither resume nor overwrite is set, or a resumed run's settings differ.
-    """
-    output = Path(settings.output_dir)
-    main = int(os.environ.get("RANK", 0)) == 0
-    if main:
-        recover_folder(output / "checkpoint")
-    recorded = output / "settings.yaml"
-    if settings.overwrite and not settings.resume and main:
-        for name in ("checkpoint", "best"):
-            shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("log.jsonl", "settings.yaml", "results.json", "bad_images.jsonl", "model.safetensors"):
-            (output / name).unlink(missing_ok=True)
-    elif recorded.is_file() and settings.resume:
-        _check_same_run(settings, recorded)
-    elif recorded.is_file() and not settings.overwrite:
-        raise SettingsError(
-            f"'{output}' already holds a run; give --resume to go on with it, --overwrite to replace it, or another "
-            "--output-dir."
-        )
-
-
-def _check_same_run(settings: LoopSettings, recorded: Path) -> None:
-    from .recipes import read_recipe
-
-    before = read_recipe(recorded, type(settings))
-    fixed = [entry.name for entry in fields(settings) if not entry.metadata["resumable"]]
-    now = asdict(settings)
-    differing = [
-        f"{name}: {before.get(name)!r} before, {now[name]!r} now" for name in fixed if before.get(name) != now[name]
-    ]
-    if differing:
-        raise SettingsError(
-            f"the run in '{recorded.parent}' has other settings, so it cannot be resumed as this one: "
-            f"{'; '.join(differing)}. Use its own settings (--recipe {recorded}), or another --output-dir."
-        )
 
 
 class TrainingLoop:

@@ -10,17 +10,17 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.loading import ImageStream
+from ..data.loading import ImageStream, plain_crops
 from ..data.order import ImageOrder
 from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
-from .align import plain_crops
 from .arguments import SettingsError, StudentSettings
 from .build import open_images
-from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .loop import TrainingLoop, TrainingResult, make_accelerator
+from .output import prepare_output
 from .probe import start_head_from_probe
 from .reference import weights_fingerprint
 from .task import Batch

@@ -19,7 +19,8 @@ from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .arguments import RatedSettings, SettingsError, TeacherSettings
 from .build import build_model, build_preprocessing, load_rated, provenance
-from .loop import TrainingLoop, TrainingResult, make_accelerator, prepare_output
+from .loop import TrainingLoop, TrainingResult, make_accelerator
+from .output import prepare_output
 from .probe import start_head_from_probe
 from .task import Batch, TrainingTask
 
