@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from transformers import ResNetConfig, pipeline
 
 from .data.ratings import rated_subset, select_split
 from .data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
+from .data.views import Preprocessing
 from .evaluation.comparison import paired_table, summary_table, write_results
 from .evaluation.report import save_overview_png, write_report
 from .models.image_loading_cskd import load_image
@@ -102,6 +104,7 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
     folder = Path(output)
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger(__package__).setLevel(logging.WARNING)  # its own lines say enough
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work:
         (Path(work) / _MARK).touch()
@@ -161,6 +164,7 @@ class _Demo:
         for name, widths in (("student", _STUDENT), ("teacher", _TEACHER)):
             config = ResNetConfig(depths=[1, 1, 1, 1], layer_type="basic", image_size=_SIDE, **widths)
             config.save_pretrained(self.path(f"new_{name}"))
+            Preprocessing((_SIDE, _SIDE)).to_image_processor().save_pretrained(self.path(f"new_{name}"))
 
     def align_encoders(self) -> None:
         steps = {"student": self.scale.student_align_steps, "teacher": self.scale.teacher_align_steps}
