@@ -45,6 +45,7 @@ CAVEATS = [
     "With all 339 labels the seeds share the labels.",
     "Phase 2's low learning rate and frozen batch-norm statistics come from a short study that had looked at two test "
     "runs; it was the best on unused training images before, not on the 57 validation images.",
+    "All student rows have the same number of phase-2 steps; alignment comes on top for the aligned ones.",
     "57 validation images choose the teacher's weights; students keep their last.",
     "Scratch trains at its own, higher rate with live batch norms and a random head: with the aligned rows' settings it "
     "would hardly move.",
