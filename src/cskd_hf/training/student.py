@@ -127,7 +127,7 @@ def distil(settings: StudentSettings) -> TrainingResult:
         return _train_on_ratings_alone(settings, data, accelerator)
     teacher = _load_teacher(settings, data).to(accelerator.device)
     from_teacher = settings.head_init == "probe" and bool(settings.images)
-    model, preprocessing = build_rated_model(settings, data, "student", start=not from_teacher)
+    model, preprocessing = build_rated_model(settings, data, "student", accelerator.device, start=not from_teacher)
     side = max(preprocessing.size)
     if not settings.pseudo_labels:
         side = max(side, *teacher.preprocessing.size)  # one crop for both
@@ -135,9 +135,7 @@ def distil(settings: StudentSettings) -> TrainingResult:
     if settings.images:
         streams[UNRATED] = _unrated_stream(settings, side, max(teacher.preprocessing.size))
         if from_teacher:
-            start_head_from_teacher(
-                model.to(accelerator.device), preprocessing, teacher, data, streams[UNRATED].images
-            )
+            start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED].images)
     if settings.pseudo_labels:
         _attach_pseudo_labels(streams, teacher, settings, accelerator)
     validation = data.validation_images(preprocessing, accelerator)
@@ -146,7 +144,7 @@ def distil(settings: StudentSettings) -> TrainingResult:
 
 
 def _train_on_ratings_alone(settings: StudentSettings, data: RatedData, accelerator: Accelerator) -> TrainingResult:
-    model, preprocessing = build_rated_model(settings, data, "student")
+    model, preprocessing = build_rated_model(settings, data, "student", accelerator.device)
     streams = {RATED: data.stream(settings.batch_size, max(preprocessing.size))}
     task = RatingTask(model, preprocessing, data.validation_images(preprocessing, accelerator), settings.freeze_norm)
     return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()

@@ -153,11 +153,12 @@ def start_head(model: CSKDForImageAesthetics, preprocessing: Preprocessing, data
 
 
 def build_rated_model(
-    settings: RatedSettings, data: RatedData, command: str, start: bool = True
+    settings: RatedSettings, data: RatedData, command: str, device: torch.device, start: bool = True
 ) -> tuple[CSKDForImageAesthetics, Preprocessing]:
-    """The model of a phase-2 run with its preprocessing and provenance, its head started unless `start` is False."""
+    """The model of a phase-2 run on its device, with its preprocessing and provenance; its head is started from the
+    probe, where the settings say so, unless `start` is False."""
     set_seed(settings.seed)
-    model = build_model(CSKDForImageAesthetics, settings, score_values=data.score_values)
+    model = build_model(CSKDForImageAesthetics, settings, score_values=data.score_values).to(device)
     preprocessing = build_preprocessing(settings, model)
     if start:
         start_head(model, preprocessing, data)
@@ -178,7 +179,7 @@ def teach(settings: TeacherSettings) -> TrainingResult:
     data = RatedData(settings)
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    model, preprocessing = build_rated_model(settings, data, "teacher")
+    model, preprocessing = build_rated_model(settings, data, "teacher", accelerator.device)
     streams = {RATED: data.stream(settings.batch_size, max(preprocessing.size))}
     task = RatingTask(model, preprocessing, data.validation_images(preprocessing, accelerator), settings.freeze_norm)
     return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()
