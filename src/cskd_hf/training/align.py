@@ -6,90 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate.utils import set_seed
-from torch import nn
 
 from ..data.loading import ImageStream, plain_crops
 from ..data.order import ImageOrder
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
-from ..data.views import Preprocessing, ViewSettings
+from ..data.views import ViewSettings
 from ..models.modeling_cskd import CSKDForFeatureAlignment
+from .alignment_task import UNLABELLED, AlignmentTask
 from .arguments import AlignSettings
 from .build import build_model, build_preprocessing, provenance, split_holdout
 from .loop import TrainingLoop, TrainingResult, make_accelerator
-from .losses import ALIGNMENT_LOSSES
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
-from .task import Batch, TrainingTask
-
-_STREAM = "unlabelled"
-
-
-class AlignmentTask(TrainingTask):
-    """Losses between the projected feature of each crop and the references' features of the same crop.
-
-    Args:
-        model: with one projector a reference.
-        preprocessing: of the model.
-        references: frozen; each prepares the crop in its own way.
-        losses: names in `ALIGNMENT_LOSSES`, summed; averaged over the references.
-        holdout: uint8 crops `(images, 3, side, side)` to evaluate on.
-    """
-
-    best_metric = "loss"
-    greater_is_better = False
-
-    def __init__(
-        self,
-        model: CSKDForFeatureAlignment,
-        preprocessing: Preprocessing,
-        references: tuple[ReferenceEncoder, ...],
-        losses: list[str],
-        holdout: torch.Tensor,
-    ) -> None:
-        super().__init__(model, preprocessing)
-        self.references = references
-        self.losses = losses
-        self._holdout = holdout
-        self._holdout_targets: list[tuple[torch.Tensor, ...]] = []
-
-    def frozen(self) -> tuple[nn.Module, ...]:
-        return self.references
-
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        images = batch[_STREAM]
-        targets = tuple(
-            images[key] if (key := f"features/{reference.name}") in images else reference(images["crops"])
-            for reference in self.references
-        )
-        return self._losses(self.model(self.pixel_values(images["crops"])).projections, targets)
-
-    def _losses(
-        self, projections: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]
-    ) -> dict[str, torch.Tensor]:
-        parts = {
-            name: torch.stack([ALIGNMENT_LOSSES[name](p, t) for p, t in zip(projections, targets, strict=True)]).mean()
-            for name in self.losses
-        }
-        return {"loss": sum(parts.values()), **parts}
-
-    @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """Losses and mean cosine on the held-out images."""
-        device = next(self.model.parameters()).device
-        chunks = self._holdout.split(64)
-        if not self._holdout_targets:
-            self._holdout_targets = [tuple(r(chunk.to(device)) for r in self.references) for chunk in chunks]
-        totals: dict[str, float] = {}
-        for chunk, targets in zip(chunks, self._holdout_targets):
-            projections = self.model(self.pixel_values(chunk.to(device))).projections
-            values = self._losses(projections, targets)
-            cosines = [nn.functional.cosine_similarity(p.float(), t).mean() for p, t in zip(projections, targets)]
-            values["mean_cosine"] = torch.stack(cosines).mean()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value.item() * len(chunk) / len(self._holdout)
-        return totals
 
 
 def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None = None) -> TrainingResult:
@@ -149,7 +78,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
         features=stores,
     )
     task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
-    return TrainingLoop(task, {_STREAM: stream}, settings, accelerator).run()
+    return TrainingLoop(task, {UNLABELLED: stream}, settings, accelerator).run()
 
 
 def _load_references(locations: list[str]) -> list[ReferenceEncoder]:
