@@ -66,7 +66,7 @@ def test_unreadable_image_is_replaced_by_the_next_and_reported(tmp_path, photogr
     (tmp_path / "1.png").write_bytes(b"\x89PNG but no more")
     sample = stream(tmp_path, 2).sample(1, view=0)
     assert sample["index"] == 2 and sample["ratings"] == 20
-    assert [key for key, _ in sample["errors"]] == ["1.png"]
+    assert [error[:2] for error in sample["errors"]] == [(str(tmp_path), "1.png")]
 
 
 def test_nothing_readable_is_an_error(tmp_path):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_hf.data.sources import DatasetSource, FolderSource, ImageCollection, open_source
+from cskd_hf.data.locations import open_source
+from cskd_hf.data.sources import DatasetSource, FolderSource, ImageCollection
 
 
 def test_folder_lists_images_at_any_depth_sorted_and_without_hidden_ones(tmp_path):

@@ -9,13 +9,14 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from ..data.loading import ImageStream, plain_crops
+from ..data.mixture import split_holdout
 from ..data.order import ImageOrder
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import ViewSettings
 from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .alignment_task import UNLABELLED, AlignmentTask
 from .arguments import AlignSettings
-from .build import build_model, build_preprocessing, provenance, split_holdout
+from .build import build_model, build_preprocessing, provenance
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
@@ -54,7 +55,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     stored_views = replace(views, size=reference_side)
     needed = max(views.source_side, stored_views.source_side)
     images, held = split_holdout(settings.images, settings.holdout, needed, settings.cache_images)
-    model.config.provenance = provenance("align", settings, images_used=len(images))
+    model.config.provenance = provenance("align", settings, images_used=len(images) if images.indexed else "streamed")
     n_views = settings.n_views or (2 if settings.features else None)
     stores = {}
     if settings.features:
@@ -76,6 +77,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
         seed=STORED_VIEWS_SEED if stores else settings.seed,
         n_views=n_views,
         features=stores,
+        shuffle_buffer=settings.shuffle_buffer,
     )
     task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
     return TrainingLoop(task, {UNLABELLED: stream}, settings, accelerator).run()

@@ -14,6 +14,12 @@ def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, 
     return field(default=default, metadata=metadata)
 
 
+_LOCATIONS = (
+    "folders, saved datasets, .parquet, .arrow or .tar (WebDataset) files or patterns, names on the Hub; "
+    "stream:LOCATION reads a dataset or shards in order, without an index"
+)
+
+
 class SettingsError(ValueError):
     """A setting is missing, unknown or out of range."""
 
@@ -91,6 +97,22 @@ def _check_crop_scale(settings: Any, name: str) -> None:
         raise SettingsError(f"{name}={scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0.")
 
 
+def _check_streams(settings: Any, store: str) -> None:
+    """Streams have no index, so nothing can be stored by it, and no length, so their share must be given."""
+    _at_least(settings, "shuffle_buffer", 0)
+    streams = [location for location in settings.images if location.startswith("stream:")]
+    if streams and getattr(settings, store):
+        raise SettingsError(
+            f"{store} stores outputs by the index of an image, and {', '.join(streams)} has none; leave --"
+            f"{store.replace('_', '-')} out, or give the location without 'stream:'."
+        )
+    if streams and len(settings.images) > 1 and not settings.image_weights:
+        raise SettingsError(
+            f"the length of {', '.join(streams)} is not known; give --image-weights, a share for each of the "
+            f"{len(settings.images)} --images."
+        )
+
+
 def _within(settings: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(settings, name) <= high:
         raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
@@ -125,10 +147,11 @@ class AlignSettings(EncoderSettings):
         [],
         "frozen reference encoders: Hub names or folders (CLIP and any transformers image encoder), or module:function",
     )
-    images: list[str] = setting([], "unlabelled images: folders, saved datasets or Parquet files")
+    images: list[str] = setting([], f"unlabelled images: {_LOCATIONS}")
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
     )
+    shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
     loss: list[str] = setting(["cosine"], "alignment losses, summed", choices=("cosine", "whitened_smooth_l1"))
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
@@ -153,6 +176,7 @@ class AlignSettings(EncoderSettings):
             )
         if not self.loss:
             raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
+        _check_streams(self, "features")
         _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
@@ -204,12 +228,11 @@ class StudentSettings(RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
     teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
-    images: list[str] = setting(
-        [], "unrated images: folders, saved datasets or Parquet files; none distils on rated images"
-    )
+    images: list[str] = setting([], f"unrated images: {_LOCATIONS}; none distils on rated images")
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
     )
+    shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     crop_scale: list[float] = setting(
         [1.0, 1.0], "smallest and largest share of an unrated image's area in a training view"
     )
@@ -229,6 +252,7 @@ class StudentSettings(RatedSettings):
         super().check()
         for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
             _at_least(self, name, 0)
+        _check_streams(self, "pseudo_labels")
         _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 1)
         if self.pseudo_labels and not self.teacher:

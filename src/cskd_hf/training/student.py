@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.loading import ImageStream, plain_crops
+from ..data.mixture import open_images, sample_images
 from ..data.order import ImageOrder
 from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
@@ -18,7 +19,6 @@ from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
 from .arguments import SettingsError, StudentSettings
-from .build import open_images
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
@@ -166,8 +166,8 @@ def start_head_from_teacher(
         model, RatedImages(data.train, preprocessing, batch_size=data.settings.batch_size)
     )
     distributions = data.distributions[rows] if data.distributions is not None else None
-    spaced = torch.linspace(0, len(unrated) - 1, min(_PROBED, len(unrated))).long().tolist()
-    crops = plain_crops(unrated, max(*preprocessing.size, *teacher.preprocessing.size), spaced)
+    sample = sample_images(unrated, _PROBED)
+    crops = plain_crops(sample, max(*preprocessing.size, *teacher.preprocessing.size))
     model.eval()
     soft = torch.cat([teacher(chunk).cpu()[:, : teacher.bins] for chunk in crops.split(64)])
     extra = torch.cat(
@@ -198,7 +198,14 @@ def _unrated_stream(settings: StudentSettings, side: int, teacher_side: int) -> 
     needed = replace(views, size=max(side, teacher_side)).source_side
     images = open_images(settings.images, needed, settings.cache_images)
     order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
-    return ImageStream(images, order, settings.batch_size - settings.rated_batch_size, views, seed=settings.seed)
+    return ImageStream(
+        images,
+        order,
+        settings.batch_size - settings.rated_batch_size,
+        views,
+        seed=settings.seed,
+        shuffle_buffer=settings.shuffle_buffer,
+    )
 
 
 def _attach_pseudo_labels(
