@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -235,15 +235,15 @@ def build_loader(
     )
 
 
-def plain_crops(images: ImageCollection, side: int, indices: Sequence[int] | None = None) -> torch.Tensor:
-    """The whole of each image (or of those at `indices`), uint8 `(images, 3, side, side)`; unreadable ones are left out.
+def plain_crops(images: ImageCollection, side: int) -> torch.Tensor:
+    """The whole of each image, uint8 `(images, 3, side, side)`; unreadable ones are left out.
 
     Raises:
         ImageLoadError: none of them can be read.
     """
     plain = ViewSettings(size=side, flip=False)
     crops = []
-    for index in range(len(images)) if indices is None else indices:
+    for index in range(len(images)):
         try:
             crops.append(cut_view(images.load(index), plain, 0, index, 0))
         except ImageLoadError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from .locations import open_source
 from .sources import ImageCollection
@@ -60,7 +61,7 @@ def _first_of_streams(images: ImageCollection, count: int) -> ImageCollection:
 def sample_images(images: ImageCollection, count: int) -> ImageCollection:
     """Some of the images: evenly spaced among those with an index, or where there are none, the first of the streams."""
     if len(images):
-        return images.subset(np.linspace(0, len(images) - 1, min(count, len(images))).astype(int))
+        return images.subset(torch.linspace(0, len(images) - 1, min(count, len(images))).long().numpy())
     share = -(-count // len(images.streams))
     rows = [source.first(share) for source in images.streams.values()]
     return ImageCollection([source for source in rows if len(source)], images.target_side)

@@ -115,6 +115,8 @@ def scan_tar(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
             damage += _gap(file, end, length)
     if end > length:
         damage.append(f"it ends within a member, at byte {length}")
+    elif end == length:
+        damage.append("it has no end mark, so members may be missing")
     if not end:
         damage = ["it is empty" if length == 0 else "it is not a tar file"]
     kept = _one_image_a_sample(names)
