@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
+from itertools import islice, takewhile
 
 import pytest
 
 from cskd_hf.data.locations import open_source
 from cskd_hf.data.streaming import ReadAhead, StreamReader, StreamSource
 from cskd_hf.models.image_loading_cskd import ImageLoadError
-
 from shard_files import coloured, write_parquet, write_tar
 
 
@@ -50,6 +49,19 @@ def test_seven_rows_over_two_processes(tmp_path):
     first, second = (StreamReader(source, 0, 0, part, 2) for part in range(2))
     assert numbers(first, 6) == [0, 2, 4, 6, 0, 2]
     assert numbers(second, 6) == [1, 3, 5, 1, 3, 5]
+
+
+@pytest.mark.parametrize(("rows", "shards", "parts"), [(8, 4, 2), (7, 2, 4), (7, 1, 2), (9, 3, 2)])
+def test_parts_are_as_long_as_those_of_the_datasets_library(tmp_path, rows, shards, parts):
+    from datasets import load_dataset
+    from datasets.distributed import split_dataset_by_node
+
+    source = open_source(parquet_shards(tmp_path, rows, shards))
+    dataset = load_dataset("parquet", data_files=f"{tmp_path}/*.parquet", split="train", streaming=True)
+    for part in range(parts):
+        reader = StreamReader(source, 0, 0, part, parts)
+        own = sum(1 for _ in takewhile(lambda row: row.epoch == 0, reader.rows()))
+        assert own == sum(1 for _ in split_dataset_by_node(dataset, part, parts))
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
