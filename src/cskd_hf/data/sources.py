@@ -78,6 +78,27 @@ class DatasetSource:
         return self._images[index][self._column]
 
 
+class SourceSubset:
+    """Some images of a source.
+
+    Args:
+        source: the whole of it.
+        rows: indices of the images that are kept.
+    """
+
+    def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray) -> None:
+        self.source, self.rows = source, np.asarray(rows, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int) -> str:
+        return self.source.key(int(self.rows[index]))
+
+    def read(self, index: int) -> Any:
+        return self.source.read(int(self.rows[index]))
+
+
 def list_images(folder: Path) -> list[str]:
     """Relative paths of all images below a folder, sorted; hidden files and folders are left out."""
     found = []
@@ -133,6 +154,23 @@ class ImageCollection:
         source, within = self._locate(index)
         return source.key(within)
 
+    def read(self, index: int) -> Any:
+        """The image as it is stored, not decoded: whatever `load_image` takes (a path, bytes, or a dict of both)."""
+        source, within = self._locate(index)
+        return source.read(within)
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ImageCollection:
+        """The images at `rows`, in rising order. Every source keeps its place, one that loses all its images as well."""
+        rows = np.unique(np.asarray(rows, dtype=np.int64))
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise ValueError(f"rows {rows[0]} to {rows[-1]} are not all among the {len(self)} images.")
+        cuts = np.searchsorted(rows, self._offsets)
+        kept = [
+            SourceSubset(source, rows[first:last] - offset)
+            for source, offset, first, last in zip(self.sources, self._offsets, cuts, cuts[1:])
+        ]
+        return ImageCollection(kept, self.target_side, self._cache is not None)
+
     def load(self, index: int) -> Image.Image:
         """The decoded RGB image.
 
@@ -141,8 +179,7 @@ class ImageCollection:
         """
         if self._cache is not None and index in self._cache:
             return self._cache[index]
-        source, within = self._locate(index)
-        image = load_image(source.read(within), target_size=self.target_side)
+        image = load_image(self.read(index), target_size=self.target_side)
         if self._cache is not None:
             self._cache[index] = image = _reduced(image, self.target_side)
         return image

@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
 from ..data.ratings import load_ratings
-from ..data.sources import ImageCollection, ImageSource, open_source
+from ..data.sources import ImageCollection, SourceSubset, open_source
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
@@ -98,22 +98,6 @@ def load_rated(settings: RatedSettings) -> Any:
     return load_ratings(
         settings.ratings, image_dir=settings.image_dir or None, score_values=settings.score_values or None
     )
-
-
-class SourceSubset:
-    """Some images of a source."""
-
-    def __init__(self, source: ImageSource, rows: np.ndarray) -> None:
-        self.source, self.rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, index: int) -> str:
-        return self.source.key(int(self.rows[index]))
-
-    def read(self, index: int) -> Any:
-        return self.source.read(int(self.rows[index]))
 
 
 def open_images(locations: list[str], target_side: int, cache: bool) -> ImageCollection:
