@@ -192,7 +192,7 @@ class Fingerprints:
         digests: SHA-256 of the encoded bytes; none for an image that cannot be read or is not stored encoded.
         hashes: uint64 (n, 4); zeros where there is none.
         hashed: bool (n,); whether there is one.
-        unreadable: (key, reason) of each image that cannot be read.
+        unreadable: reason by row of each image that cannot be read.
     """
 
     keys: list[str]
@@ -200,10 +200,26 @@ class Fingerprints:
     digests: list[bytes | None]
     hashes: np.ndarray
     hashed: np.ndarray
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Fingerprints:
+        """Those at `rows`, in that order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return Fingerprints(
+            [self.keys[row] for row in rows],
+            [self.names[row] for row in rows],
+            [self.digests[row] for row in rows],
+            self.hashes[rows],
+            self.hashed[rows],
+            {new: self.unreadable[old] for new, old in enumerate(rows.tolist()) if old in self.unreadable},
+        )
+
+    def plain(self) -> int:
+        """Number of images that can be read and have no hash."""
+        return len(self) - int(self.hashed.sum()) - len(self.unreadable)
 
 
 def take_fingerprints(
@@ -233,7 +249,7 @@ def take_fingerprints(
                 prints.names.append(_file_name(source, key))
                 if isinstance(result, ImageLoadError):
                     prints.digests.append(None)
-                    prints.unreadable.append((key, result.reason))
+                    prints.unreadable[row] = result.reason
                     continue
                 digest, hashed = result
                 prints.digests.append(digest)
@@ -250,9 +266,7 @@ def _read(images: Images, row: int) -> Any:
         return error
 
 
-def fingerprint(
-    source: Any, *, perceptual: bool = True
-) -> tuple[bytes | None, np.ndarray | None] | ImageLoadError:
+def fingerprint(source: Any, *, perceptual: bool = True) -> tuple[bytes | None, np.ndarray | None] | ImageLoadError:
     """SHA-256 of the encoded bytes, where there are any, and perceptual hash; or why the image cannot be read.
 
     Args:
@@ -313,13 +327,14 @@ def _cores() -> int:
 
 def concatenate(parts: Sequence[Fingerprints]) -> Fingerprints:
     """The images of several fingerprints, one after another."""
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
     return Fingerprints(
         [key for part in parts for key in part.keys],
         [name for part in parts for name in part.names],
         [digest for part in parts for digest in part.digests],
-        np.concatenate([part.hashes for part in parts]) if parts else np.zeros((0, _WORDS), dtype=np.uint64),
-        np.concatenate([part.hashed for part in parts]) if parts else np.zeros(0, dtype=bool),
-        [entry for part in parts for entry in part.unreadable],
+        np.concatenate([np.zeros((0, _WORDS), dtype=np.uint64), *(part.hashes for part in parts)]),
+        np.concatenate([np.zeros(0, dtype=bool), *(part.hashed for part in parts)]),
+        {start + row: reason for start, part in zip(starts, parts) for row, reason in part.unreadable.items()},
     )
 
 

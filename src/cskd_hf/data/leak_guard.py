@@ -103,19 +103,21 @@ class LeakGuard:
         self._rows = np.flatnonzero(evaluation.hashed)
         self._hashes = evaluation.hashes[self._rows]
 
+        if unreadable := evaluation.unreadable:
+            row, reason = next(iter(unreadable.items()))
+            logger.warning(
+                "%d of %d evaluation images cannot be read and are looked for by name alone, e.g. %s (%s)",
+                len(unreadable),
+                len(evaluation),
+                evaluation.keys[row],
+                reason,
+            )
+
     @classmethod
     def of(cls, sources: Sequence[Images], *, quiet: bool = True) -> LeakGuard:
         """Take the fingerprints of evaluation images; those that cannot be read are known by name alone."""
         parts = [take_fingerprints(source, quiet=quiet, description="evaluation images") for source in sources]
-        guard = cls(concatenate(parts))
-        if nameless := len(guard.evaluation.unreadable):
-            logger.warning(
-                "%d of %d evaluation images cannot be read and are looked for by name alone, e.g. %s (%s)",
-                nameless,
-                len(guard),
-                *guard.evaluation.unreadable[0],
-            )
-        return guard
+        return cls(concatenate(parts))
 
     def __len__(self) -> int:
         return len(self.evaluation)
@@ -149,14 +151,13 @@ class LeakGuard:
         rows = np.flatnonzero(prints.hashed)
         near, away = nearest(prints.hashes[rows], self._hashes, threads=threads)
         similar = {int(row): (int(self._rows[at]), int(bits)) for row, at, bits in zip(rows, near, away) if at >= 0}
-        unreadable = {key for key, _ in prints.unreadable}
         for row, (key, digest) in enumerate(zip(prints.keys, prints.digests)):
             if digest is not None and digest in self._by_bytes:
                 findings.matches[row] = Match(key, originals[self._by_bytes[digest]], "bytes")
             elif row in similar:
                 at, bits = similar[row]
                 findings.matches[row] = Match(key, originals[at], "perceptual", bits)
-            elif key not in unreadable:
+            elif row not in prints.unreadable:
                 self._match_name(prints, row, findings)
         return findings
 

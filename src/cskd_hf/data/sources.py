@@ -99,6 +99,27 @@ class SourceSubset:
         return self.source.read(int(self.rows[index]))
 
 
+class NamedSource:
+    """A source whose keys say where it is, for reports on several.
+
+    Args:
+        source: the images.
+        place: put before their keys.
+    """
+
+    def __init__(self, source: ImageSource, place: str) -> None:
+        self.source, self.place = source, place
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return f"{self.place}/{self.source.key(index)}"
+
+    def read(self, index: int) -> Any:
+        return self.source.read(index)
+
+
 def list_images(folder: Path) -> list[str]:
     """Relative paths of all images below a folder, sorted; hidden files and folders are left out."""
     found = []

@@ -15,7 +15,8 @@ from ..data.views import ViewSettings
 from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .alignment_task import UNLABELLED, AlignmentTask
 from .arguments import AlignSettings
-from .build import build_model, build_preprocessing, provenance, split_holdout
+from .build import build_model, build_preprocessing, open_images, provenance, split_holdout
+from .guarding import guarded
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
@@ -53,8 +54,9 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     )
     stored_views = replace(views, size=reference_side)
     needed = max(views.source_side, stored_views.source_side)
-    images, held = split_holdout(settings.images, settings.holdout, needed, settings.cache_images)
-    model.config.provenance = provenance("align", settings, images_used=len(images))
+    images, left_out = guarded(open_images(settings.images, needed, settings.cache_images), settings, accelerator)
+    images, held = split_holdout(images, settings.holdout)
+    model.config.provenance = provenance("align", settings, images_used=len(images), **left_out)
     n_views = settings.n_views or (2 if settings.features else None)
     stores = {}
     if settings.features:

@@ -118,7 +118,34 @@ class EncoderSettings(LoopSettings):
 
 
 @dataclass
-class AlignSettings(EncoderSettings):
+class GuardSettings:
+    """Which unlabelled images are left out before anything is trained."""
+
+    evaluation_images: list[str] = setting(
+        [],
+        "images that the model will be judged by: folders, saved datasets, Parquet files or lists of rated images, "
+        "of which FILE#SPLIT,SPLIT takes some splits; copies of them are kept out of training",
+    )
+    leaks: str = setting(
+        "drop",
+        "copies of evaluation images among the unlabelled: leave them out, refuse to train, or do not look for them",
+        choices=("drop", "refuse", "off"),
+    )
+    duplicates: str = setting(
+        "keep",
+        "copies among the unlabelled images: keep them, or keep the first of those with equal bytes, or of those that "
+        "show the same picture (decodes every image once)",
+        choices=("keep", "exact", "perceptual"),
+    )
+
+
+def _check_guard(settings: GuardSettings) -> None:
+    if settings.evaluation_images and settings.leaks == "off":
+        raise SettingsError("evaluation_images are given, but leaks=off looks for no copies; leave one of them out.")
+
+
+@dataclass
+class AlignSettings(GuardSettings, EncoderSettings):
     """Phase 1: align an encoder with frozen reference encoders on unlabelled images."""
 
     reference: list[str] = setting(
@@ -154,6 +181,7 @@ class AlignSettings(EncoderSettings):
         if not self.loss:
             raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
 
@@ -200,7 +228,7 @@ class TeacherSettings(RatedSettings):
 
 
 @dataclass
-class StudentSettings(RatedSettings):
+class StudentSettings(GuardSettings, RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
     teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
@@ -230,6 +258,7 @@ class StudentSettings(RatedSettings):
         for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
             _at_least(self, name, 0)
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 1)
         if self.pseudo_labels and not self.teacher:
             raise SettingsError(

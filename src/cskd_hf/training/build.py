@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
 from ..data.ratings import load_ratings
-from ..data.sources import ImageCollection, SourceSubset, open_source
+from ..data.sources import ImageCollection, open_source
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
@@ -105,31 +105,25 @@ def open_images(locations: list[str], target_side: int, cache: bool) -> ImageCol
     return ImageCollection([open_source(location) for location in locations], target_side, cache)
 
 
-def split_holdout(
-    locations: list[str], holdout: int, target_side: int, cache: bool
-) -> tuple[ImageCollection, ImageCollection]:
+def split_holdout(images: ImageCollection, holdout: int) -> tuple[ImageCollection, ImageCollection]:
     """Training and held-out images: evenly spaced over all sources, so that the same are held out whatever the seed.
 
     Raises:
         SettingsError: half or more of the images would be held out.
     """
-    sources = [open_source(location) for location in locations]
-    offsets = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
-    if holdout >= offsets[-1] / 2:
+    offsets = np.concatenate([[0], np.cumsum(images.sizes)])
+    if holdout >= len(images) / 2:
         raise SettingsError(
-            f"holdout={holdout} is half or more of the {offsets[-1]} unlabelled images; give --holdout a smaller number."
+            f"holdout={holdout} is half or more of the {len(images)} unlabelled images; give --holdout a smaller number."
         )
-    held = ((np.arange(holdout) + 0.5) * offsets[-1] / holdout).astype(int)
-    training, kept = [], []
-    for source, first, last in zip(sources, offsets, offsets[1:]):
-        inside = held[(held >= first) & (held < last)] - first
+    held = ((np.arange(holdout) + 0.5) * len(images) / holdout).astype(int)
+    for first, last in zip(offsets, offsets[1:]):
+        inside = held[(held >= first) & (held < last)]
         if len(inside) == last - first:
-            inside = inside[:-1]  # every source keeps an image to train on
-        rest = np.setdiff1d(np.arange(last - first), inside)
-        training.append(SourceSubset(source, rest))
-        if len(inside):
-            kept.append(SourceSubset(source, inside))
-    return ImageCollection(training, target_side, cache), ImageCollection(kept, target_side)
+            held = np.setdiff1d(held, inside[-1:])  # every source keeps an image to train on
+    rest = np.setdiff1d(np.arange(len(images)), held)
+    kept = [source for source in images.subset(held).sources if len(source)]
+    return images.subset(rest), ImageCollection(kept, images.target_side)
 
 
 def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[str, Any]:
