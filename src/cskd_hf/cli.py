@@ -83,6 +83,26 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
     score.add_argument("--top", type=int, default=0, metavar="N", help="show only the best N")
     score.add_argument("--quiet", action="store_true", help="no progress bar")
+    check = commands.add_parser(
+        "check-images", help="find copies, and evaluation images, in a collection of images", allow_abbrev=False
+    )
+    check.add_argument("images", nargs="+", help="folders, saved datasets or Parquet files")
+    check.add_argument(
+        "--evaluation",
+        nargs="+",
+        default=[],
+        metavar="LOCATION",
+        help="evaluation images: folders, saved datasets, Parquet files or lists of rated images, of which FILE#SPLIT "
+        "takes one split; exit code 1 if any of them is found",
+    )
+    check.add_argument(
+        "--duplicates",
+        choices=("exact", "perceptual"),
+        default="perceptual",
+        help="copies with equal bytes, or also those that show the same picture (default: %(default)s)",
+    )
+    check.add_argument("--output", metavar="FILE", help="also write counts and all pairs to this .json file")
+    check.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
@@ -134,6 +154,10 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .demo import run_demo
 
         return run_demo(namespace.output, seeds=namespace.seeds, labels=namespace.labels, quick=namespace.quick)
+    if namespace.command == "check-images":
+        from .data.image_check import check_command
+
+        return check_command(namespace)
     from .scoring.folder import score_command
 
     return score_command(namespace)

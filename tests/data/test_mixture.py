@@ -18,30 +18,30 @@ def keys(images) -> list[str]:
 
 
 def test_held_out_images_are_evenly_spaced_and_not_trained_on(photographs):
-    images, held = split_holdout([photographs], 4, 32, False)
+    images, held = split_holdout(open_images([photographs], 32, False), 4)
     assert keys(held) == ["05.png", "15.png", "25.png", "35.png"]
     assert len(images) == 36 and not set(keys(held)) & set(keys(images))
     with pytest.raises(ValueError, match="holdout=20 is half or more of the 40"):
-        split_holdout([photographs], 20, 32, False)
+        split_holdout(open_images([photographs], 32, False), 20)
 
 
 def test_every_source_keeps_an_image_to_train_on(tmp_path, photographs):
     write_parquet(tmp_path / "one.parquet", [coloured(1)])
-    images, held = split_holdout([photographs, str(tmp_path / "one.parquet")], 20, 32, False)
+    images, held = split_holdout(open_images([photographs, str(tmp_path / "one.parquet")], 32, False), 20)
     assert images.sizes[1] == 1 and "row 0" not in keys(held)
 
 
 def test_streams_give_held_out_images_only_where_nothing_has_an_index(stream, photographs):
-    images, held = split_holdout([photographs, stream], 4, 32, False)
+    images, held = split_holdout(open_images([photographs, stream], 32, False), 4)
     assert keys(held) == ["05.png", "15.png", "25.png", "35.png"] and images.sizes == [36, None]
-    images, held = split_holdout([stream], 7, 32, False)
+    images, held = split_holdout(open_images([stream], 32, False), 7)
     assert keys(held) == [*(f"0.parquet/row {i}" for i in range(5)), "1.parquet/row 0", "1.parquet/row 1"]
     assert held.load(6).getpixel((0, 0))[0] == 11
     assert [row.key for shard in range(2) for row in images.streams[0].shard(shard)] == [
         f"1.parquet/row {i}" for i in (2, 3, 4)
     ]
     with pytest.raises(ValueError, match="asks for the first 11 images of 'stream:.*, which has 10"):
-        split_holdout([stream], 11, 32, False)
+        split_holdout(open_images([stream], 32, False), 11)
 
 
 def test_samples(stream, photographs):

@@ -16,9 +16,7 @@ def open_images(locations: Sequence[str], target_side: int, cache: bool) -> Imag
     return ImageCollection([open_source(location) for location in locations], target_side, cache)
 
 
-def split_holdout(
-    locations: Sequence[str], holdout: int, target_side: int, cache: bool
-) -> tuple[ImageCollection, ImageCollection]:
+def split_holdout(images: ImageCollection, holdout: int) -> tuple[ImageCollection, ImageCollection]:
     """Training and held-out images.
 
     They are taken evenly spaced from all sources with an index, so that the same are held out whatever the seed. Where
@@ -27,7 +25,6 @@ def split_holdout(
     Raises:
         ValueError: half or more of the images would be held out.
     """
-    images = open_images(locations, target_side, cache)
     if not len(images):
         return images, _first_of_streams(images, holdout)
     offsets = np.concatenate([[0], np.cumsum([size or 0 for size in images.sizes])])
@@ -43,7 +40,7 @@ def split_holdout(
     rest = np.setdiff1d(np.arange(offsets[-1]), held)
     held_out = images.subset(held)
     kept = [source for source, size in zip(held_out.sources, held_out.sizes) if size]
-    return images.subset(rest), ImageCollection(kept, target_side)
+    return images.subset(rest), ImageCollection(kept, images.target_side)
 
 
 def _first_of_streams(images: ImageCollection, count: int) -> ImageCollection:

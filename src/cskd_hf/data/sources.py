@@ -165,6 +165,27 @@ def _holds_bytes(kind: Any) -> bool:
     return isinstance(kind, datasets.Value) and kind.dtype in ("binary", "large_binary")
 
 
+class NamedSource:
+    """A source whose keys say where it is, for reports on several.
+
+    Args:
+        source: the images.
+        place: put before their keys.
+    """
+
+    def __init__(self, source: ImageSource, place: str) -> None:
+        self.source, self.name = source, place
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def key(self, index: int) -> str:
+        return f"{self.name}/{self.source.key(index)}"
+
+    def read(self, index: int) -> Any:
+        return self.source.read(index)
+
+
 def list_images(folder: Path) -> list[str]:
     """Relative paths of all images below a folder, sorted; hidden files and folders are left out."""
     found = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from ..data.loading import ImageStream, plain_crops
-from ..data.mixture import split_holdout
+from ..data.mixture import open_images, split_holdout
 from ..data.order import ImageOrder
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import ViewSettings
@@ -17,6 +17,7 @@ from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .alignment_task import UNLABELLED, AlignmentTask
 from .arguments import AlignSettings
 from .build import build_model, build_preprocessing, provenance
+from .guarding import guarded
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
@@ -54,8 +55,10 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     )
     stored_views = replace(views, size=reference_side)
     needed = max(views.source_side, stored_views.source_side)
-    images, held = split_holdout(settings.images, settings.holdout, needed, settings.cache_images)
-    model.config.provenance = provenance("align", settings, images_used=len(images) if images.indexed else "streamed")
+    images, left_out = guarded(open_images(settings.images, needed, settings.cache_images), settings, accelerator)
+    images, held = split_holdout(images, settings.holdout)
+    images_used = len(images) if images.indexed else "streamed"
+    model.config.provenance = provenance("align", settings, images_used=images_used, **left_out)
     n_views = settings.n_views or (2 if settings.features else None)
     stores = {}
     if settings.features:

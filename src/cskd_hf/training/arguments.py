@@ -140,7 +140,34 @@ class EncoderSettings(LoopSettings):
 
 
 @dataclass
-class AlignSettings(EncoderSettings):
+class GuardSettings:
+    """Which unlabelled images are left out before anything is trained."""
+
+    evaluation_images: list[str] = setting(
+        [],
+        "images that the model will be judged by: folders, saved datasets, Parquet files or lists of rated images, "
+        "of which FILE#SPLIT,SPLIT takes some splits; copies of them are kept out of training",
+    )
+    leaks: str = setting(
+        "drop",
+        "copies of evaluation images among the unlabelled: leave them out, refuse to train, or do not look for them",
+        choices=("drop", "refuse", "off"),
+    )
+    duplicates: str = setting(
+        "keep",
+        "copies among the unlabelled images: keep them, or keep the first of those with equal bytes, or of those that "
+        "show the same picture (decodes every image once)",
+        choices=("keep", "exact", "perceptual"),
+    )
+
+
+def _check_guard(settings: GuardSettings) -> None:
+    if settings.evaluation_images and settings.leaks == "off":
+        raise SettingsError("evaluation_images are given, but leaks=off looks for no copies; leave one of them out.")
+
+
+@dataclass
+class AlignSettings(GuardSettings, EncoderSettings):
     """Phase 1: align an encoder with frozen reference encoders on unlabelled images."""
 
     reference: list[str] = setting(
@@ -178,6 +205,7 @@ class AlignSettings(EncoderSettings):
             raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
         _check_streams(self, "features")
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
 
@@ -224,7 +252,7 @@ class TeacherSettings(RatedSettings):
 
 
 @dataclass
-class StudentSettings(RatedSettings):
+class StudentSettings(GuardSettings, RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
     teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
@@ -254,6 +282,7 @@ class StudentSettings(RatedSettings):
             _at_least(self, name, 0)
         _check_streams(self, "pseudo_labels")
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 1)
         if self.pseudo_labels and not self.teacher:
             raise SettingsError(

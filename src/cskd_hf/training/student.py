@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -19,6 +21,7 @@ from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
 from .arguments import SettingsError, StudentSettings
+from .guarding import guarded
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
@@ -133,7 +136,10 @@ def distil(settings: StudentSettings) -> TrainingResult:
         side = max(side, *teacher.preprocessing.size)  # one crop for both
     streams = {RATED: data.stream(settings.rated_batch_size, side, max(teacher.preprocessing.size))}
     if settings.images:
-        streams[UNRATED] = _unrated_stream(settings, side, max(teacher.preprocessing.size))
+        streams[UNRATED], left_out = _unrated_stream(
+            settings, side, max(teacher.preprocessing.size), data.validation, accelerator
+        )
+        model.config.provenance |= left_out
         if from_teacher:
             start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED].images)
     if settings.pseudo_labels:
@@ -193,12 +199,20 @@ def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher:
     return teacher
 
 
-def _unrated_stream(settings: StudentSettings, side: int, teacher_side: int) -> ImageStream:
+def _unrated_stream(
+    settings: StudentSettings,
+    side: int,
+    teacher_side: int,
+    validation: datasets.Dataset | None,
+    accelerator: Accelerator,
+) -> tuple[ImageStream, dict[str, Any]]:
+    """The unrated images, and how many were left out of them for provenance."""
     views = ViewSettings(size=side, scale=tuple(settings.crop_scale), flip=settings.flip)
     needed = replace(views, size=max(side, teacher_side)).source_side
     images = open_images(settings.images, needed, settings.cache_images)
+    images, left_out = guarded(images, settings, accelerator, validation)
     order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
-    return ImageStream(
+    stream = ImageStream(
         images,
         order,
         settings.batch_size - settings.rated_batch_size,
@@ -206,6 +220,7 @@ def _unrated_stream(settings: StudentSettings, side: int, teacher_side: int) -> 
         seed=settings.seed,
         shuffle_buffer=settings.shuffle_buffer,
     )
+    return stream, left_out
 
 
 def _attach_pseudo_labels(
