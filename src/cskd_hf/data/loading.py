@@ -50,6 +50,10 @@ class ImageStream:
         errors = []
         for candidate in range(index, index + _SUBSTITUTES):
             candidate %= len(self.images)
+            missing = [s.unreadable[candidate] for s in self.features.values() if candidate in s.unreadable]
+            if missing:  # when the store was built
+                errors.append((self.images.key(candidate), missing[0]))
+                continue
             try:
                 image = self.images.load(candidate)
             except ImageLoadError as error:
