@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .training.arguments import AlignSettings, StudentSettings, TeacherSettings
+from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, nearest, settings_from
 
+_FEATURES = "store the reference encoder's features of phase 1's images, once for many alignments"
 _TRAINING = {
     "align": (AlignSettings, "phase 1: align an encoder with a frozen CLIP on unlabelled images"),
     "teacher": (TeacherSettings, "phase 2: fine-tune an aligned encoder on rated images"),
@@ -54,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (settings_class, summary) in _TRAINING.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         add_settings(command, settings_class)
+    features = commands.add_parser("features", help=_FEATURES, description=_FEATURES, allow_abbrev=False)
+    add_settings(features, FeatureSettings)
     demo = commands.add_parser(
         "demo", help="the whole of CSKD on embedded data, in minutes, on a CPU", allow_abbrev=False
     )
@@ -150,6 +153,8 @@ def _dispatch(namespace: argparse.Namespace) -> int:
     if namespace.command in _TRAINING:
         settings = settings_from(namespace, _TRAINING[namespace.command][0])
         return _train(namespace.command, settings)
+    if namespace.command == "features":
+        return _store_features(settings_from(namespace, FeatureSettings))
     if namespace.command == "demo":
         from .demo import run_demo
 
@@ -178,6 +183,16 @@ def _train(command: str, settings: AlignSettings | TeacherSettings | StudentSett
         f"{result.output_dir}: step {result.step}"
         + (f", best at step {result.best_step}: {figures}" if figures else "")
     )
+    return 0
+
+
+def _store_features(settings: FeatureSettings) -> int:
+    from .training.stored_features import store_features
+
+    for name, store in store_features(settings).items():
+        if os.environ.get("RANK", "0") == "0":
+            unreadable = f", {len(store.unreadable)} unreadable (in its manifest.json)" if store.unreadable else ""
+            print(f"{store.folder}: {len(store)} images x {store.n_views} views of {name}{unreadable}")
     return 0
 
 

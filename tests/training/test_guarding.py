@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from transformers import AutoConfig
 
 from cskd_hf.cli import main
 from cskd_hf.data.leak_guard import LeakError
+from cskd_hf.data.loading import ImageStream, build_loader
 from cskd_hf.data.mixture import open_images
+from cskd_hf.data.order import ImageOrder
 from cskd_hf.data.ratings import load_ratings, select_split
+from cskd_hf.data.views import ViewSettings
 from cskd_hf.training.arguments import AlignSettings, SettingsError
 from cskd_hf.training.guarding import guarded
 from image_copies import COPIES
@@ -185,3 +189,21 @@ def test_holdout_stays_evenly_spaced_over_the_sources(photographs, tmp_path):
     images = open_images([photographs, str(tmp_path)], 32, False)
     training, held = split_holdout(images, 10)
     assert training.sizes == [30, 1] and keys(held) == [f"{row:02d}.png" for row in range(2, 40, 4)]
+
+
+def test_leaks_of_a_stream_are_left_out_as_they_come(planted, ratings, tmp_path):
+    folder, leaks = planted
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(Path(folder).glob("*.png")):
+            tar.add(path, path.name)
+    locations = [f"stream:{shard}"]
+    given = AlignSettings(images=locations, output_dir=str(tmp_path), quiet=True, evaluation_images=[ratings])
+    images, counts = guarded(open_images(locations, 32, False), given, Accelerator(cpu=True))
+    assert counts == {"evaluation_images": 12, "leaks": 0}  # none among images with an index: there are none
+    stream = ImageStream(images, ImageOrder(images.sizes), 46, ViewSettings(32))
+    (batch,) = build_loader({"u": stream}, 0, 1)
+    reasons = {key: reason for _, key, reason in batch["u"]["errors"]}
+    assert {Path(key).stem: reason.split("'")[1].rpartition("/")[2] for key, reason in reasons.items() if "copy of" in reason} == {
+        Path(key).stem: original for key, original in leaks.items()
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..models.image_loading_cskd import ImageLoadError, load_image
@@ -68,6 +69,10 @@ class ImageStream:
         errors = []
         for candidate in range(index, index + _SUBSTITUTES):
             candidate %= len(self.images)
+            missing = [s.unreadable[candidate] for s in self.features.values() if candidate in s.unreadable]
+            if missing:  # when the store was built
+                errors.append((self.images.source_name(candidate), self.images.key(candidate), missing[0]))
+                continue
             try:
                 image = self.images.load(candidate)
             except ImageLoadError as error:
@@ -91,7 +96,7 @@ class ImageStream:
         errors = [(name, key, reason) for key, reason in rows[0].errors]
         for row in rows:
             try:
-                image = load_image(row.image, target_size=self.images.target_side)
+                image = self._unleaked(row)
             except ImageLoadError as error:
                 errors.append((name, row.key, error.reason))
                 continue
@@ -101,6 +106,14 @@ class ImageStream:
         raise ImageLoadError(
             rows[0].key, f"unreadable ({errors[-1][2]}), and so are the {len(rows) - 1} images that could replace it"
         )
+
+    def _unleaked(self, row: Row) -> Image.Image:
+        guard = self.images.leak_guard
+        if guard is not None and (match := guard.matches(row.image, row.key)):
+            raise ImageLoadError(
+                row.key, f"left out: a copy of the evaluation image '{match.original}' ({match.kind})"
+            )
+        return load_image(row.image, target_size=self.images.target_side)
 
     def view(self, epoch: int) -> int:
         """Number of the view in a pass over the images."""

@@ -14,6 +14,7 @@ from PIL import Image
 from ..models.image_loading_cskd import load_image
 
 if TYPE_CHECKING:
+    from .leak_guard import LeakGuard
     from .streaming import StreamSource
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif")
@@ -221,6 +222,7 @@ class ImageCollection:
         self.target_side = target_side
         self._offsets = np.concatenate([[0], np.cumsum([size or 0 for size in self.sizes])])
         self._cache: dict[int, Image.Image] | None = {} if cache else None
+        self.leak_guard: LeakGuard | None = None  # what it matches is left out of streams
 
     @property
     def indexed(self) -> bool:
@@ -262,7 +264,9 @@ class ImageCollection:
             source if number in self.streams else SourceSubset(source, rows[first:last] - offset)
             for number, (source, offset, first, last) in enumerate(zip(self.sources, self._offsets, cuts, cuts[1:]))
         ]
-        return ImageCollection(kept, self.target_side, self._cache is not None)
+        images = ImageCollection(kept, self.target_side, self._cache is not None)
+        images.leak_guard = self.leak_guard
+        return images
 
     def load(self, index: int) -> Image.Image:
         """The decoded RGB image.

@@ -122,6 +122,8 @@ def _within(settings: Any, name: str, low: float, high: float) -> None:
 class EncoderSettings(LoopSettings):
     """Which encoder is trained, and what it sees."""
 
+    trains = True  # no setting: whether the command needs an encoder
+
     encoder: str = setting(
         "",
         "pretrained or aligned encoder: Hub name or folder; a config.json (or a folder with only that) starts from random weights",
@@ -134,7 +136,7 @@ class EncoderSettings(LoopSettings):
 
     def check(self) -> None:
         super().check()
-        if not self.encoder:
+        if not self.encoder and self.trains:
             raise SettingsError("encoder is not set; give --encoder NAME_OR_FOLDER.")
         _at_least(self, "image_size", 0)
 
@@ -182,9 +184,15 @@ class AlignSettings(GuardSettings, EncoderSettings):
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
     loss: list[str] = setting(["cosine"], "alignment losses, summed", choices=("cosine", "whitened_smooth_l1"))
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
-    features: str = setting("", "folder for stored reference features; empty runs the reference in every step")
+    features: str = setting(
+        "",
+        "folder for stored reference features, computed where missing; 'live' runs the reference in every step; empty "
+        "uses output_dir/features where it exists, else live",
+    )
     n_views: int = setting(
-        0, "different views of an image; 0 for a new one on every pass (2 when features are stored)"
+        0,
+        "different views of an image; 0 for a new one on every pass; of stored features, 0 takes as many as are stored (2 "
+        "for a new store)",
     )
     holdout: int = setting(256, "unlabelled images kept out of training, to evaluate on")
     learning_rate: float = setting(3e-3, "peak learning rate")
@@ -208,6 +216,22 @@ class AlignSettings(GuardSettings, EncoderSettings):
         _check_guard(self)
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
+
+
+@dataclass
+class FeatureSettings(AlignSettings):
+    """Phase 1's stored reference features alone. Takes the settings of phase 1, so that one recipe serves both."""
+
+    trains = False
+
+    def check(self) -> None:
+        if self.features == "live":
+            raise SettingsError("features=live stores nothing; give --features FOLDER.")
+        if not self.features and not self.output_dir:
+            raise SettingsError("give --features FOLDER, or --output-dir FOLDER to store in its folder 'features'.")
+        self.features = self.features or f"{self.output_dir}/features"
+        self.output_dir = self.output_dir or self.features
+        super().check()
 
 
 @dataclass

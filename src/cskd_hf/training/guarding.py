@@ -16,12 +16,28 @@ from accelerate.utils import gather_object
 from ..data.evaluation_images import open_evaluation
 from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
+from ..data.mixture import open_images, split_holdout
 from ..data.sources import DatasetSource, ImageCollection, NamedSource
-from .arguments import GuardSettings, SettingsError
+from .arguments import AlignSettings, GuardSettings, SettingsError
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # pairs in an error message
+
+
+def alignment_images(
+    settings: AlignSettings, target_side: int, accelerator: Accelerator
+) -> tuple[ImageCollection, ImageCollection, dict[str, Any]]:
+    """Phase 1's images to train on, those held out, and the numbers of those left out, see `guarded`.
+
+    Args:
+        settings: of the run.
+        target_side: short side in pixels that is enough for its views.
+        accelerator: of the run.
+    """
+    images = open_images(settings.images, target_side, settings.cache_images)
+    images, left_out = guarded(images, settings, accelerator)
+    return *split_holdout(images, settings.holdout), left_out
 
 
 def guarded(
@@ -31,6 +47,9 @@ def guarded(
     validation: datasets.Dataset | None = None,
 ) -> tuple[ImageCollection, dict[str, Any]]:
     """Leave out what the settings say, and list it in `leaks.json` and `duplicates.json` in the output folder.
+
+    Images of streams have no index: copies of evaluation images among them are left out as they come, and named in the
+    run's list of bad images.
 
     Each process takes the fingerprints of its share of the images; all come to the same answer from all fingerprints.
 
@@ -58,6 +77,7 @@ def guarded(
     rows, counts = np.arange(len(images)), {}
     if look_for_leaks:
         guard = LeakGuard(_evaluation(settings, validation, accelerator))
+        images.leak_guard = guard
         leaks = guard.find(prints)
         counts |= {"evaluation_images": len(guard), "leaks": len(leaks.matches)}
         report = {"action": settings.leaks, **counts, **_about(prints), "same_name_only": leaks.other_pictures}

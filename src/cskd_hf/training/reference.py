@@ -117,6 +117,17 @@ def load_reference(location: str) -> ReferenceEncoder:
     return reference
 
 
+def load_references(locations: list[str]) -> list[ReferenceEncoder]:
+    """Those of the settings; a name that is taken gets a number."""
+    references: dict[str, ReferenceEncoder] = {}
+    for reference in map(load_reference, locations):
+        name, number = reference.name, 2
+        while reference.name in references:
+            reference.name, number = f"{name}-{number}", number + 1
+        references[reference.name] = reference
+    return list(references.values())
+
+
 def weights_fingerprint(module: nn.Module) -> str:
     """Hash of all weights and buffers of a module."""
     digest = hashlib.sha256()

@@ -229,13 +229,15 @@ def _attach_pseudo_labels(
     """Have the teacher's outputs of fixed views read from a store in place of running it in every step."""
     for name, stream in streams.items():
         stream.n_views, stream.seed = settings.n_views, STORED_VIEWS_SEED
-        with accelerator.main_process_first():
-            stream.features["teacher"] = FeatureStore.open_or_build(
-                Path(settings.pseudo_labels) / name,
-                teacher,
-                stream.images,
-                # Boxes of views are shares of the image: student and teacher see the same cut at their own size.
-                views=replace(stream.views, size=max(teacher.preprocessing.size)),
-                n_views=settings.n_views,
-                quiet=settings.quiet,
-            )
+        stream.features["teacher"] = FeatureStore.open_or_build(
+            Path(settings.pseudo_labels) / name,
+            teacher,
+            stream.images,
+            # Boxes of views are shares of the image: student and teacher see the same cut at their own size.
+            views=replace(stream.views, size=max(teacher.preprocessing.size)),
+            n_views=settings.n_views,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=settings.num_workers,
+            quiet=settings.quiet,
+        )
