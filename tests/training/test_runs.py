@@ -159,7 +159,7 @@ def _without_time(text: str) -> list[str]:
     for line in text.splitlines():
         if line.startswith("{") and line.endswith("}"):
             line = json.dumps({k: v for k, v in json.loads(line).items() if k != "images_per_second"})
-        if "seconds" not in line and "output_dir" not in line:
+        if not any(name in line for name in ("seconds", "output_dir", "peak_memory_mib")):
             kept.append(line)
     return kept
 
