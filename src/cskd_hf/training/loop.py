@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
 from .arguments import LoopSettings
 from .checkpoint import replaced_folder
+from .engine import fit_engine, make_accelerator
 from .recipes import write_recipe
 from .result_weights import ResultWeights
 from .run_log import ImageCount, RunLog
@@ -28,19 +29,6 @@ from .task import TrainingTask
 __all__ = ["TrainingLoop", "TrainingResult", "learning_rate_factor", "make_accelerator"]
 
 logger = logging.getLogger(__name__)
-
-
-def make_accelerator(settings: LoopSettings) -> Accelerator:
-    """Accelerate's engine for these settings."""
-    return Accelerator(
-        cpu=settings.cpu,
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        log_with=settings.trackers or None,
-        project_dir=settings.output_dir,
-        # Encoders may own layers that no loss reaches, e.g. a pooler that is not used.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
 
 
 class TrainingLoop:
@@ -71,6 +59,7 @@ class TrainingLoop:
         self.log = RunLog(settings, accelerator)
         self.images = ImageCount(self.output, settings.max_bad_images)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        fit_engine(accelerator, settings)
         for module in task.frozen():
             module.to(accelerator.device)
         if settings.channels_last:
@@ -140,7 +129,8 @@ class TrainingLoop:
         for _ in range(self.settings.gradient_accumulation_steps):
             batch = self._received(next(batches))
             with self.accelerator.accumulate(self.wrapped):
-                parts = self.wrapped(batch)
+                with self.accelerator.autocast():  # Accelerate itself puts it around the forward, but not under FSDP2
+                    parts = self.wrapped(batch)
                 self.accelerator.backward(parts["loss"])
                 if self.accelerator.sync_gradients and self.settings.max_grad_norm:
                     self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.max_grad_norm)

@@ -36,6 +36,9 @@ class TrainingTask(nn.Module):
         self.preprocessing = preprocessing
         self.freeze_norm = freeze_norm
         self.memory_format = torch.contiguous_format
+        # FSDP2 with TRANSFORMER_BASED_WRAP shards the encoder layer by layer; Accelerate asks the outermost module.
+        present = {type(module).__name__ for module in model.modules()}
+        self._no_split_modules = sorted(present & set(model.backbone._no_split_modules or ()))
 
     def pixel_values(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 crops `(batch, 3, side, side)` -> the model's pixel values `(batch, 3, height, width)`."""
