@@ -161,7 +161,7 @@ def _without_time(text: str) -> list[str]:
             line = json.dumps(
                 {k: v for k, v in json.loads(line).items() if k not in ("images_per_second", "data_wait")}
             )
-        if "seconds" not in line and "output_dir" not in line:
+        if not any(name in line for name in ("seconds", "output_dir", "peak_memory_mib")):
             kept.append(line)
     return kept
 

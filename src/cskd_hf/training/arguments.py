@@ -53,6 +53,14 @@ class LoopSettings:
     resume: bool = setting(False, "go on from the last checkpoint in output_dir", resumable=True)
     overwrite: bool = setting(False, "replace a run that is already in output_dir", resumable=True)
     channels_last: bool = setting(False, "channels-last memory layout: faster for most CNNs, on CPU and GPU")
+    gradient_checkpointing: bool = setting(
+        False, "compute the encoder's activations again in the backward pass: less memory, more time"
+    )
+    compile: bool = setting(False, "torch.compile the model; the first steps take minutes")
+    sync_batchnorm: bool = setting(False, "batch norms over the batches of all processes; GPUs only")
+    ema_decay: float = setting(
+        0.0, "decay of the moving average of the weights that becomes the result, e.g. 0.999; 0 takes the weights"
+    )
     cpu: bool = setting(False, "train on the CPU even where there is a GPU")
     quiet: bool = setting(False, "no progress bars", resumable=True)
 
@@ -76,6 +84,8 @@ class LoopSettings:
             _at_least(self, name, 0)
         for name in ("min_lr_ratio", "max_bad_images"):
             _within(self, name, 0, 1)
+        if not 0 <= self.ema_decay < 1:
+            raise SettingsError(f"ema_decay={self.ema_decay} must be at least 0 and below 1.")
         if not self.learning_rate > 0:
             raise SettingsError(f"learning_rate={self.learning_rate} must be above 0.")
         for entry in fields(self):

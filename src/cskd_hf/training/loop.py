@@ -2,76 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
-import os
-import shutil
+import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
-from .arguments import LoopSettings, SettingsError
+from .arguments import LoopSettings
 from .checkpoint import replaced_folder
+from .engine import fit_engine, make_accelerator
 from .recipes import write_recipe
+from .result_weights import ResultWeights
+from .run_log import ImageCount, RunLog
+from .run_state import Progress, TrainingResult, finished_result, load_checkpoint, publish_result, save_checkpoint
 from .task import TrainingTask
 
+__all__ = ["TrainingLoop", "TrainingResult", "learning_rate_factor", "make_accelerator"]
+
 logger = logging.getLogger(__name__)
-
-_PROGRESS, _RESULTS = "progress.json", "results.json"
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved beside the weights."""
-
-    step: int = 0
-    best_step: int = -1
-    best: dict[str, float] = field(default_factory=dict)
-    evaluations_since_best: int = 0
-
-
-@dataclass
-class TrainingResult:
-    """What a run ended with.
-
-    Args:
-        output_dir: holds the model (`from_pretrained`), `settings.yaml`, `log.jsonl` and `results.json`.
-        step: optimiser steps done.
-        best_step: step of the best evaluation, -1 without one.
-        metrics: evaluation of the weights that were kept.
-        seconds: wall time of this run, without what was done before a resume.
-        bad_images: number of unreadable images, listed in `bad_images.jsonl`.
-    """
-
-    output_dir: str
-    step: int
-    best_step: int
-    metrics: dict[str, float]
-    seconds: float
-    bad_images: int
-
-
-def make_accelerator(settings: LoopSettings) -> Accelerator:
-    """Accelerate's engine for these settings."""
-    return Accelerator(
-        cpu=settings.cpu,
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        log_with=settings.trackers or None,
-        project_dir=settings.output_dir,
-        # Encoders may own layers that no loss reaches, e.g. a pooler that is not used.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
 
 
 class TrainingLoop:
@@ -83,6 +40,9 @@ class TrainingLoop:
         settings: see [`LoopSettings`].
         accelerator: from `make_accelerator`.
         head_learning_rate: peak rate of everything outside the backbone; the learning rate where none.
+
+    Raises:
+        SettingsError: the model or the device does not support a switch of the settings.
     """
 
     def __init__(
@@ -96,14 +56,22 @@ class TrainingLoop:
         self.task, self.streams, self.settings, self.accelerator = task, streams, settings, accelerator
         self.output = Path(settings.output_dir)
         self.progress = Progress()
+        self.log = RunLog(settings, accelerator)
+        self.images = ImageCount(self.output, settings.max_bad_images)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._bad: dict[tuple[str, str], str] = {}
-        self._drawn = self._failed = 0
         self._waited = 0.0  # seconds for data, since the last line of the log
+        fit_engine(accelerator, settings)
         for module in task.frozen():
             module.to(accelerator.device)
         if settings.channels_last:
             task.use_channels_last()
+        if settings.gradient_checkpointing:
+            task.use_gradient_checkpointing()
+        if settings.sync_batchnorm:
+            task.use_sync_batchnorm(accelerator.device)
+        self.weights = ResultWeights(task, accelerator, settings.ema_decay)
+        if settings.compile:
+            task.use_compile()
         groups = task.parameter_groups(settings.learning_rate, settings.weight_decay, head_learning_rate)
         self._peak_rates = [group["lr"] for group in groups]
         self.wrapped, self.optimizer = accelerator.prepare(task, torch.optim.AdamW(groups))
@@ -116,9 +84,8 @@ class TrainingLoop:
             FloatingPointError: the loss is not finite; the last checkpoint stays.
         """
         settings, accelerator = self.settings, self.accelerator
-        if settings.resume and (self.output / _RESULTS).is_file():  # written last: this run is done
-            recorded = json.loads((self.output / _RESULTS).read_text())
-            return TrainingResult(**recorded | {"output_dir": str(self.output)})
+        if settings.resume and (result := finished_result(self.output)):
+            return result
         started = time.perf_counter()
         self._start()
         accumulation = settings.gradient_accumulation_steps
@@ -135,7 +102,7 @@ class TrainingLoop:
         with tqdm(
             total=settings.max_steps, initial=self.progress.step, desc=type(self.task).__name__, disable=hidden
         ) as bar:
-            self._bar, self._logged = bar, (time.perf_counter(), 0)
+            self._bar, self._logged = bar, (time.perf_counter(), self.images.drawn)
             while self.progress.step < settings.max_steps and not self._out_of_patience():
                 self._step(batches)
                 self._after_step()
@@ -149,19 +116,14 @@ class TrainingLoop:
         else:
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
-                (self.output / "log.jsonl").unlink(missing_ok=True)
+                self.log.path.unlink(missing_ok=True)
                 write_recipe(self.settings, self.output / "settings.yaml")
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 for stream in self.streams.values():
-                    self._list_bad(stream.images.damage)
+                    self.images.list(stream.images.damage)
             self._evaluate()
-        if self.settings.trackers:
-            flat = {
-                name: value if isinstance(value, (int, float, str, bool)) else str(value)
-                for name, value in asdict(self.settings).items()
-            }
-            self.accelerator.init_trackers("cskd", config=flat)
+        self.log.start_trackers()
 
     def _step(self, batches: Any) -> None:
         self.wrapped.train()
@@ -174,7 +136,8 @@ class TrainingLoop:
             self._waited += time.perf_counter() - asked
             batch = self._received(batch)
             with self.accelerator.accumulate(self.wrapped):
-                parts = self.wrapped(batch)
+                with self.accelerator.autocast():  # Accelerate itself puts it around the forward, but not under FSDP2
+                    parts = self.wrapped(batch)
                 self.accelerator.backward(parts["loss"])
                 if self.accelerator.sync_gradients and self.settings.max_grad_norm:
                     self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.max_grad_norm)
@@ -182,33 +145,16 @@ class TrainingLoop:
                 self.optimizer.zero_grad()
             for name, value in parts.items():
                 self._parts[name].append(value.detach())
+        self.weights.update()
         self.progress.step += 1
 
     def _received(self, batch: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Note unreadable images, and move the rest to the device."""
-        for stream in batch.values():
-            errors = stream.pop("errors")
-            self._drawn += len(stream["index"]) + len(errors)
-            self._failed += len(errors)
-            self._list_bad(errors)
-        if self._drawn >= 100 and self._failed > self.settings.max_bad_images * self._drawn:
-            raise SettingsError(
-                f"{self._failed} of {self._drawn} images drawn so far are unreadable, more than max_bad_images="
-                f"{self.settings.max_bad_images} allows; they are listed in '{self.output / 'bad_images.jsonl'}'. Mend "
-                "or remove them, or raise --max-bad-images."
-            )
+        self.images.note(batch)
         device = self.accelerator.device
         return {
             name: {k: v.to(device, non_blocking=True) for k, v in stream.items()} for name, stream in batch.items()
         }
-
-    def _list_bad(self, errors: list[tuple[str, str, str]]) -> None:
-        for source, key, reason in errors:
-            if (source, key) not in self._bad:
-                self._bad[source, key] = reason
-                logger.warning("unreadable image left out: %s of %s (%s)", key, source, reason)
-                with open(self.output / "bad_images.jsonl", "a") as file:
-                    file.write(json.dumps({"source": source, "key": key, "reason": reason}) + "\n")
 
     def _after_step(self) -> None:
         step, settings = self.progress.step, self.settings
@@ -228,14 +174,14 @@ class TrainingLoop:
         means = {name: reduce(torch.stack(values).mean(), "mean").item() for name, values in self._parts.items()}
         self._parts.clear()
         then, drawn = self._logged
-        self._logged = (time.perf_counter(), self._drawn)
-        speed = (self._drawn - drawn) * self.accelerator.num_processes / (self._logged[0] - then)
+        self._logged = (time.perf_counter(), self.images.drawn)
+        speed = (self.images.drawn - drawn) * self.accelerator.num_processes / (self._logged[0] - then)
         self._bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()} | {"images/s": f"{speed:.0f}"})
         rate = self.optimizer.param_groups[0]["lr"]
         line = {"step": self.progress.step, "learning_rate": rate, "images_per_second": round(speed, 1)}
         line["data_wait"] = round(self._waited / (self._logged[0] - then), 4)
         self._waited = 0.0
-        self._write(line | means)
+        self.log.write(line | means)
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"the loss is {means['loss']} at step {self.progress.step}; the last checkpoint in '{self.output}' is "
@@ -243,115 +189,84 @@ class TrainingLoop:
             )
 
     def _evaluate(self) -> None:
+        """Evaluate the weights that would be the result if the run ended now, and keep them if they are the best."""
         self.wrapped.eval()
-        self._share_buffers()
-        metrics = self.task.evaluate()
-        if not metrics:
-            return
-        # One process decides what is better: figures that differ in the last bit would send the others another way.
-        (metrics,) = broadcast_object_list([metrics])
-        progress, name = self.progress, self.task.best_metric
-        sign = 1 if self.task.greater_is_better else -1
-        value = metrics[name]
-        better = (
-            not progress.best or not math.isfinite(progress.best[name]) or sign * value > sign * progress.best[name]
-        )
-        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
-        if better:
-            progress.best, progress.best_step = metrics, progress.step
-            if self.settings.keep == "best":
-                self._save_model(self.output / "best")
-        self._write({"step": progress.step, **{f"eval_{key}": figure for key, figure in metrics.items()}})
-
-    def _share_buffers(self) -> None:
-        """Give every process the running statistics of the first: what is evaluated is then what is saved."""
-        if self.accelerator.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            for buffer in self.task.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        with self.weights.in_task():
+            metrics = self.task.evaluate()
+            if not metrics:
+                return
+            # One process decides what is better: figures that differ in the last bit would send the others another way.
+            (metrics,) = broadcast_object_list([metrics])
+            progress, name = self.progress, self.task.best_metric
+            sign = 1 if self.task.greater_is_better else -1
+            value = metrics[name]
+            better = (
+                not progress.best
+                or not math.isfinite(progress.best[name])
+                or sign * value > sign * progress.best[name]
+            )
+            progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
+            if better:
+                progress.best, progress.best_step = metrics, progress.step
+                if self.settings.keep == "best":
+                    self._save_model(self.output / "best")
+        self.log.write({"step": progress.step, **{f"eval_{key}": figure for key, figure in metrics.items()}})
 
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self.progress.evaluations_since_best
 
-    def _write(self, line: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            with open(self.output / "log.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
-        if self.settings.trackers and self.accelerator.trackers:
-            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
-
     def _save_model(self, folder: Path) -> None:
-        state = self.accelerator.get_state_dict(self.wrapped)  # a collective under FSDP: every process takes part
+        """Save the model that is in the task now, and its image processor."""
         if self.accelerator.is_main_process:
-            own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
             with replaced_folder(folder) as partial:
-                self.task.model.save_pretrained(partial, state_dict=own)
+                self.task.model.save_pretrained(partial)
                 self.task.preprocessing.to_image_processor().save_pretrained(partial)
         self.accelerator.wait_for_everyone()
 
     def _save(self, folder: Path) -> None:
-        main = self.accelerator.is_main_process
-        with (
-            replaced_folder(folder)
-            if main
-            else contextlib.nullcontext(folder.with_name(folder.name + ".partial")) as partial
-        ):
-            self.accelerator.wait_for_everyone()
-            self.accelerator.save_state(str(partial))
-            if main:
-                state = asdict(self.progress) | {
-                    "drawn": self._drawn,
-                    "failed": self._failed,
-                    "world_size": self.accelerator.num_processes,
-                    "model": _architecture(self.task),
-                }
-                (partial / _PROGRESS).write_text(json.dumps(state))
-            self.accelerator.wait_for_everyone()
-        self.accelerator.wait_for_everyone()
+        counts = {"drawn": self.images.drawn, "failed": self.images.failed}
+        save_checkpoint(folder, self.accelerator, self.task, asdict(self.progress) | counts)
 
     def _load(self, folder: Path) -> None:
-        state = json.loads((folder / _PROGRESS).read_text())
-        if state.pop("world_size") != self.accelerator.num_processes:
-            raise SettingsError(
-                f"the run in '{self.output}' was not started with {self.accelerator.num_processes} processes, so its "
-                "data order would change; resume it with as many as it had."
-            )
-        before, now = state.pop("model"), _architecture(self.task)
-        if before != now:
-            raise SettingsError(
-                f"the checkpoint '{folder}' is of {before}, but this run trains {now}; use its own encoder."
-            )
-        self.accelerator.load_state(str(folder))
-        self._drawn, self._failed = state.pop("drawn"), state.pop("failed")
-        listed = self.output / "bad_images.jsonl"
-        lines = listed.read_text().splitlines() if listed.is_file() else []
-        whole = [json.loads(line) for line in lines if line.endswith("}")]
-        self._bad = {(entry.get("source", ""), entry["key"]): entry["reason"] for entry in whole}
+        state = load_checkpoint(folder, self.accelerator, self.task)
+        self.images.restore(state.pop("drawn"), state.pop("failed"))
         self.progress = Progress(**state)
-        if self.accelerator.is_main_process and (self.output / "log.jsonl").is_file():
-            lines = (self.output / "log.jsonl").read_text().splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.progress.step]
-            (self.output / "log.jsonl").write_text("".join(line + "\n" for line in kept))
+        self.log.cut(self.progress.step)
         logger.info("resumed '%s' at step %d", folder, self.progress.step)
 
     def _finish(self, seconds: float) -> TrainingResult:
         best = self.output / "best"
         if self.settings.keep == "last" or not self.progress.best:
-            self._save_model(best)
-        progress, bad = self.progress, set(gather_object(list(self._bad)))
+            with self.weights.in_task():
+                self._save_model(best)
+        progress, bad = self.progress, set(gather_object(list(self.images.bad)))
         result = TrainingResult(
-            str(self.output), progress.step, progress.best_step, progress.best, round(seconds, 1), len(bad)
+            str(self.output),
+            progress.step,
+            progress.best_step,
+            progress.best,
+            round(seconds, 1),
+            len(bad),
+            round(peak_memory_mib(self.accelerator.device), 1),
         )
         if self.accelerator.is_main_process:
-            # The weights come last: until they are there, the folder is not taken for a finished model.
-            for path in sorted(best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-                shutil.copyfile(path, self.output / (path.name + ".partial"))
-                os.replace(self.output / (path.name + ".partial"), self.output / path.name)
-            (self.output / _RESULTS).write_text(json.dumps(asdict(result), indent=1))
-            shutil.rmtree(best)
+            publish_result(best, result)
         if self.settings.trackers:
             self.accelerator.end_training()
         self.accelerator.wait_for_everyone()
         return result
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory so far in MiB: allocated on a CUDA device, else resident in this process; 0 where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 def learning_rate_factor(step: int, settings: LoopSettings) -> float:
@@ -360,8 +275,3 @@ def learning_rate_factor(step: int, settings: LoopSettings) -> float:
         return (step + 1) / settings.warmup_steps
     done = (step - settings.warmup_steps) / max(settings.max_steps - settings.warmup_steps, 1)
     return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _architecture(task: TrainingTask) -> str:
-    backbone = task.model.backbone
-    return f"{type(task.model).__name__} on {type(backbone).__name__} ({sum(p.numel() for p in backbone.parameters())} parameters)"

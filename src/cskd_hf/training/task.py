@@ -9,6 +9,7 @@ from torch import nn
 
 from ..data.views import Preprocessing
 from ..models.modeling_cskd import CSKDPreTrainedModel
+from .arguments import SettingsError
 
 Batch = dict[str, dict[str, Any]]
 
@@ -35,6 +36,9 @@ class TrainingTask(nn.Module):
         self.preprocessing = preprocessing
         self.freeze_norm = freeze_norm
         self.memory_format = torch.contiguous_format
+        # FSDP2 with TRANSFORMER_BASED_WRAP shards the encoder layer by layer; Accelerate asks the outermost module.
+        present = {type(module).__name__ for module in model.modules()}
+        self._no_split_modules = sorted(present & set(model.backbone._no_split_modules or ()))
 
     def pixel_values(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 crops `(batch, 3, side, side)` -> the model's pixel values `(batch, 3, height, width)`."""
@@ -44,6 +48,42 @@ class TrainingTask(nn.Module):
         """Lay out the model's convolutions, and what goes into them, channels last."""
         self.memory_format = torch.channels_last
         self.model.to(memory_format=torch.channels_last)
+
+    def use_gradient_checkpointing(self) -> None:
+        """Keep no activations inside the encoder's layers, and compute them again in the backward pass.
+
+        Raises:
+            SettingsError: transformers does not offer it for this encoder.
+        """
+        encoder = type(self.model.backbone).__name__
+        try:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except ValueError as error:
+            raise SettingsError(
+                f"gradient_checkpointing is not supported by {encoder} in transformers; train without "
+                "--gradient-checkpointing, with a smaller --batch-size and more --gradient-accumulation-steps."
+            ) from error
+
+    def use_sync_batchnorm(self, device: torch.device) -> None:
+        """Let batch norms take their statistics over the batches of all processes.
+
+        Raises:
+            SettingsError: the device is no GPU; torch has no other implementation.
+        """
+        if device.type != "cuda":
+            raise SettingsError(
+                f"sync_batchnorm needs CUDA GPUs (torch's SyncBatchNorm), but this run trains on '{device.type}'; leave "
+                "--sync-batchnorm out: each process then normalises its own part of the batch."
+            )
+        self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+
+    def use_compile(self) -> None:
+        """Compile the model's forward with `torch.compile`, in place: names of weights stay as they are.
+
+        One graph for each shape: were shapes generalised as they are met, a resumed run, which meets them in another
+        order, would compute in another way than an unbroken one.
+        """
+        self.model.compile(dynamic=False)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """`loss`, a scalar with a gradient, and its named parts, of one batch of `data.loading.collate`."""
