@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from processes import EXAMPLES, FSDP2, command, figures_of, finish, log_of, start_and_wait_for_step
 from safetensors.torch import load_file
 
@@ -33,20 +34,82 @@ def curve(folder: Path, *names: str) -> list[float]:
     return [line[name] for line in log_of(folder) for name in names if name in line]
 
 
-@pytest.mark.parametrize("script", [EXAMPLES / "train_align.py", FSDP2], ids=["ddp", "fsdp2"])
-def test_two_processes_walk_the_loss_curve_of_one(script, vit_encoder, clip, photographs, tmp_path):
-    folders = one, two = tmp_path / "one", tmp_path / "two"
-    assert main(["align", *align_arguments(vit_encoder, clip, photographs, one, 12)]) == 0
-    finish(command(script, align_arguments(vit_encoder, clip, photographs, two, 6), 2))
-    training = [curve(folder, "loss") for folder in folders]
-    held_out = [curve(folder, "eval_loss") for folder in folders]
-    assert len(training[0]) == 8 and len(held_out[0]) == 3
+# Processes, script, options, and the options with which one process has the same global batch of 8 images a step.
+RUNS = {
+    "ddp": (2, EXAMPLES / "train_align.py", ["--batch-size", "4", "--ema-decay", "0.95"], ["--batch-size", "8", "--ema-decay", "0.95"]),
+    "fsdp2": (2, FSDP2, ["--batch-size", "2", "--gradient-accumulation-steps", "2"], ["--batch-size", "8"]),
+}  # fmt: skip
+
+
+def long_run(encoder, clip, photographs, folder: Path, *options: str) -> list[str]:
+    # 35 training images: an epoch ends within a batch. A checkpoint is being written most of the time.
+    arguments = align_arguments(encoder, clip, photographs, folder, 8, *options)
+    return [*arguments, "--max-steps", "24", "--eval-every", "5", "--save-every", "2"]
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def unbroken(request, vit_encoder, clip, photographs, tmp_path_factory) -> tuple[str, Path]:
+    """A run of two processes, to its end."""
+    processes, script, options, _ = RUNS[request.param]
+    folder = tmp_path_factory.mktemp("processes") / "unbroken"
+    finish(command(script, long_run(vit_encoder, clip, photographs, folder, *options), processes))
+    return request.param, folder
+
+
+def test_two_processes_walk_the_loss_curve_of_one(unbroken, vit_encoder, clip, photographs, tmp_path):
+    mode, two = unbroken
+    one = tmp_path / "one"
+    assert main(["align", *long_run(vit_encoder, clip, photographs, one, *RUNS[mode][-1])]) == 0
+    training, held_out = ([curve(folder, name) for folder in (one, two)] for name in ("loss", "eval_loss"))
+    assert len(training[0]) == 24 and len(held_out[0]) == 6
     assert training[0][-1] < 0.5 * training[0][0]
     assert training[1] == pytest.approx(training[0], abs=TOLERANCE)
     assert held_out[1] == pytest.approx(held_out[0], abs=TOLERANCE)
-    weights = [load_file(folder / "model.safetensors") for folder in folders]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(weights[1][name].shape == value.shape for name, value in weights[0].items())
+    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert {name: value.shape for name, value in weights[0].items()} == {
+        name: value.shape for name, value in weights[1].items()
+    }
+
+
+def assert_same_result(resumed: Path, unbroken: Path) -> None:
+    assert figures_of(resumed) == figures_of(unbroken)
+    assert (resumed / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert not [path.name for path in resumed.iterdir() if path.suffix in (".partial", ".old")]
+
+
+def test_two_processes_are_killed_and_resume_exactly(unbroken, vit_encoder, clip, photographs, tmp_path):
+    mode, whole = unbroken
+    processes, script, options, _ = RUNS[mode]
+    line = command(script, long_run(vit_encoder, clip, photographs, tmp_path / "killed", *options), processes)
+    running = start_and_wait_for_step(line, tmp_path / "killed", 11)
+    if mode == "fsdp2":  # one process of two: torchrun has to end the other
+        os.kill(psutil.Process(running.pid).children()[-1].pid, signal.SIGKILL)
+        assert running.wait(timeout=120) != 0
+    else:
+        kill_all(running)
+    assert not (tmp_path / "killed" / "results.json").exists()
+    finish([*line, "--resume"])
+    assert_same_result(tmp_path / "killed", whole)
+
+
+def kill_all(running: subprocess.Popen) -> None:
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+def test_half_precision_average_accumulation_and_workers_resume_exactly(encoder, clip, photographs, tmp_path):
+    options = ["--mixed-precision", "bf16", "--ema-decay", "0.95", "--gradient-accumulation-steps", "2", "--num-workers", "2"]  # fmt: skip
+    unbroken, killed = (
+        command(EXAMPLES / "train_align.py", long_run(encoder, clip, photographs, tmp_path / name, *options))
+        for name in ("unbroken", "killed")
+    )
+    finish(unbroken)
+    kill_all(start_and_wait_for_step(killed, tmp_path / "killed", 11))
+    assert not (tmp_path / "killed" / "results.json").exists()
+    finish([*killed, "--resume"])
+    assert_same_result(tmp_path / "killed", tmp_path / "unbroken")
+    weights = load_file(tmp_path / "killed" / "model.safetensors").values()
+    assert {value.dtype for value in weights} <= {torch.float32, torch.int64}
 
 
 def test_three_processes_share_validation_images_that_three_does_not_divide(vit_encoder, ratings, tmp_path):
@@ -68,41 +131,6 @@ def test_three_processes_share_validation_images_that_three_does_not_divide(vit_
         assert one and three == pytest.approx(one, abs=TOLERANCE)
 
 
-MODES = {
-    # half precision, an average, accumulated gradients and decoding workers, all at once
-    "one": (1, EXAMPLES / "train_align.py", [
-        "--mixed-precision", "bf16", "--ema-decay", "0.95", "--gradient-accumulation-steps", "2", "--num-workers", "2",
-    ]),
-    "ddp": (2, EXAMPLES / "train_align.py", ["--ema-decay", "0.95"]),
-    "fsdp2": (2, FSDP2, ["--gradient-accumulation-steps", "2"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_killed_and_resumed_run_ends_as_an_unbroken_one(mode, encoder, clip, photographs, tmp_path):
-    processes, script, options = MODES[mode]
-
-    def line(name: str, *more: str) -> list[str]:
-        arguments = align_arguments(encoder, clip, photographs, tmp_path / name, 4, *options, *more)
-        # 35 training images: an epoch ends within a batch; a checkpoint is being written most of the time.
-        return command(script, [*arguments, "--max-steps", "24", "--eval-every", "5", "--save-every", "2"], processes)
-
-    finish(line("unbroken"))
-    running = start_and_wait_for_step(line("killed"), tmp_path / "killed", 11)
-    if mode == "fsdp2":  # one process of two: torchrun has to end the other
-        os.kill(psutil.Process(running.pid).children()[-1].pid, signal.SIGKILL)
-        assert running.wait(timeout=120) != 0
-    else:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    assert not (tmp_path / "killed" / "results.json").exists()
-    finish(line("killed", "--resume"))
-    assert figures_of(tmp_path / "killed") == figures_of(tmp_path / "unbroken")
-    unbroken, resumed = (tmp_path / name / "model.safetensors" for name in ("unbroken", "killed"))
-    assert resumed.read_bytes() == unbroken.read_bytes()
-    assert not [path.name for path in (tmp_path / "killed").iterdir() if path.suffix in (".partial", ".old")]
-
-
 def test_another_number_of_processes_does_not_resume(vit_encoder, clip, photographs, tmp_path, capsys):
     arguments = align_arguments(vit_encoder, clip, photographs, tmp_path / "run", 6)
     assert main(["align", *arguments]) == 0
@@ -111,4 +139,3 @@ def test_another_number_of_processes_does_not_resume(vit_encoder, clip, photogra
     (tmp_path / "run" / "results.json").unlink()
     assert main(["align", *arguments, "--resume"]) == 2
     assert "not started with 1 processes" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "run")
