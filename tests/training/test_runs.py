@@ -166,23 +166,6 @@ def _without_time(text: str) -> list[str]:
     return kept
 
 
-def test_two_processes_walk_the_loss_curve_of_one(vit_encoder, clip, photographs, tmp_path):
-    def losses(name: str, launcher: list[str], batch_size: int) -> list[float]:
-        script = [
-            str(EXAMPLES / "train_align.py"), "--encoder", vit_encoder, "--reference", clip, "--images", photographs,
-            "--output-dir", str(tmp_path / name), "--batch-size", str(batch_size), "--max-steps", "6", "--holdout", "4",
-            "--log-every", "1", "--image-size", "32", "--cpu", "--quiet",
-        ]  # fmt: skip
-        done = subprocess.run([sys.executable, *launcher, *script], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return [line["eval_loss"] for line in lines(tmp_path / name) if "eval_loss" in line]
-
-    one = losses("one", [], 8)
-    two = losses("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], 4)
-    assert one[0] == two[0] and one[-1] != one[0]
-    assert two == pytest.approx(one, abs=1e-5)
-
-
 def test_accumulated_batches_take_the_step_of_one_large_batch(vit_encoder, clip, photographs, tmp_path):
     def final(name: str, batch_size: int, accumulation: int) -> dict[str, torch.Tensor]:
         run(

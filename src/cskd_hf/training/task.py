@@ -56,8 +56,12 @@ class TrainingTask(nn.Module):
             SettingsError: transformers does not offer it for this encoder.
         """
         encoder = type(self.model.backbone).__name__
+        options = {"use_reentrant": False}
         try:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            if hasattr(self.model, "activation_checkpointing_enable"):  # the name in newer transformers
+                self.model.activation_checkpointing_enable(options)
+            else:
+                self.model.gradient_checkpointing_enable(options)
         except ValueError as error:
             raise SettingsError(
                 f"gradient_checkpointing is not supported by {encoder} in transformers; train without "
