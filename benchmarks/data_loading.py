@@ -28,6 +28,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 
 from cskd_hf.data.loading import ImageStream, build_loader
@@ -59,6 +60,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
     torch.set_num_threads(args.threads)
     started = time.perf_counter()
     load = os.getloadavg()[0]

@@ -142,3 +142,11 @@ def test_compressed_shard_is_read_as_a_stream(shards):
             archive.add(shards / "image.png", f"{i}.png")
     rows = list(open_source(f"stream:{shards / 'z.tar.gz'}").shard(0))
     assert [row.key for row in rows] == ["z.tar.gz/0", "z.tar.gz/1"]
+
+
+def test_shards_further_down_are_pointed_at(shards):
+    with pytest.raises(
+        FileNotFoundError, match=r"no image in '.* Or is '.*/\*\*/\*.parquet' meant, with 0.parquet in it"
+    ):
+        open_source(shards)
+    assert reds(f"{shards}/**/*.parquet") == [0, 1, 2, 3]
