@@ -88,6 +88,9 @@ def test_order_is_shuffled_by_seed_and_pass(tmp_path):
     drawn = numbers(StreamReader(source, 3, 8), 40)
     assert drawn[:20] != drawn[20:] and drawn[:20] != sorted(drawn[:20])
     assert numbers(StreamReader(source, 4, 8), 40) != drawn
+    in_order = numbers(StreamReader(source, 3, 0), 60)
+    shards = [[number % 4 for number in in_order[i : i + 20 : 5]] for i in (0, 20, 40)]
+    assert len(set(map(tuple, shards))) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in shards)
     assert numbers(StreamReader(source, 3, 8), 40) == drawn
 
 

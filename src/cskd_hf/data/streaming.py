@@ -155,13 +155,16 @@ class StreamReader:
                 skip = max(skip - drawn, 0)
             epoch += 1
 
-    def _pass(self, epoch: int, errors: list[tuple[str, str]]) -> Iterator[Row]:
+    def _shards(self, epoch: int) -> list[int]:
+        """The shards that this part reads in a pass, in their order."""
         order = np.random.default_rng((self.seed, 5, epoch)).permutation(self.source.num_shards).tolist()
-        if self._own_shards:
-            chance = np.random.default_rng((self.seed, 6, epoch, self.part))
-            return _shuffled(self._read(order[self.part :: self.parts], errors), self.shuffle_buffer, chance)
-        chance = np.random.default_rng((self.seed, 6, epoch))
-        return islice(_shuffled(self._read(order, errors), self.shuffle_buffer, chance), self.part, None, self.parts)
+        return order[self.part :: self.parts] if self._own_shards else order
+
+    def _pass(self, epoch: int, errors: list[tuple[str, str]]) -> Iterator[Row]:
+        # Parts that read the same shards must shuffle them alike.
+        seed = (self.seed, 6, epoch, self.part if self._own_shards else 0)
+        rows = _shuffled(self._read(self._shards(epoch), errors), self.shuffle_buffer, np.random.default_rng(seed))
+        return rows if self._own_shards else islice(rows, self.part, None, self.parts)
 
     def _read(self, shards: list[int], errors: list[tuple[str, str]]) -> Iterator[Row]:
         for number in shards:
@@ -176,15 +179,13 @@ class StreamReader:
                 self._lengths[number] = count
 
     def _length(self, epoch: int) -> int | None:
-        """Rows of a pass, where every shard has been read to its end before."""
-        if len(self._lengths) < self.source.num_shards // (self.parts if self._own_shards else 1):
+        """Rows of a pass, where each of its shards has been read to the end before."""
+        if not self._lengths:
             return None
-        order = np.random.default_rng((self.seed, 5, epoch)).permutation(self.source.num_shards).tolist()
-        own = order[self.part :: self.parts] if self._own_shards else order
-        if any(number not in self._lengths for number in own):
+        lengths = [self._lengths.get(number) for number in self._shards(epoch)]
+        if None in lengths:
             return None
-        total = sum(self._lengths[number] for number in own)
-        return total if self._own_shards else len(range(self.part, total, self.parts))
+        return sum(lengths) if self._own_shards else len(range(self.part, sum(lengths), self.parts))
 
 
 def _shuffled(rows: Iterator[Row], size: int, chance: np.random.Generator) -> Iterator[Row]:
