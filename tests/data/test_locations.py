@@ -73,8 +73,9 @@ def test_image_column_is_found_by_its_type(tmp_path):
             open_source(location)
     features = datasets.Features({"left": datasets.Image(), "right": datasets.Image()})
     datasets.Dataset.from_dict({"left": [picture], "right": [picture]}, features=features).to_parquet(tmp_path / "e.parquet")  # fmt: skip
-    with pytest.raises(ValueError, match="several image columns: left, right"):
-        open_source(tmp_path / "e.parquet")
+    for location in (tmp_path / "e.parquet", f"stream:{tmp_path / 'e.parquet'}"):
+        with pytest.raises(ValueError, match="several image columns: left, right"):
+            open_source(location)
 
 
 def test_names_on_the_hub_are_loaded_from_there(monkeypatch):

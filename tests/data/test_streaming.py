@@ -168,3 +168,11 @@ def test_row_without_an_image_is_an_unreadable_one(tmp_path):
     with pytest.raises(ImageLoadError, match="neither 'bytes' nor 'path'"):
         load_image(rows[5].image)
     assert rows[5].identity() != rows[0].identity()
+
+
+def test_tar_shards_with_masks_give_the_pictures(tmp_path):
+    members = {}
+    for i in range(6):
+        members |= {f"{i}.jpg": coloured(i), f"{i}.seg.png": b"mask", f"{i}.txt": b"text"}
+    write_tar(tmp_path / "0.tar", members)
+    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [coloured(i) for i in range(6)]

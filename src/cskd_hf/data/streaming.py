@@ -20,9 +20,9 @@ import datasets
 import numpy as np
 
 from ..models.image_loading_cskd import ImageLoadError
-from .sources import RowSource, image_columns
+from .sources import WEBDATASET_KEY, RowSource, image_columns
 
-_KEY_COLUMNS = ("key", "__key__")
+_KEY_COLUMNS = ("key", WEBDATASET_KEY)
 
 
 @dataclass
@@ -60,13 +60,12 @@ class StreamSource:
             the first row is read, and to depend on nothing but the row.
 
     Raises:
-        ValueError: it has no image column.
+        ValueError: it has no image column, or several.
     """
 
     def __init__(self, dataset: datasets.IterableDataset, name: str, shard_names: list[str] | None = None) -> None:
         self.name = name
-        # WebDataset shards have one column for each extension: .jpg, .png.
-        self._columns = image_columns(dataset.features, name)
+        self._columns = image_columns(dataset.features, name, several=WEBDATASET_KEY in (dataset.features or ()))
         self._key_column = next((column for column in _KEY_COLUMNS if column in dataset.features), None)
         dataset = dataset.select_columns([*self._columns, *filter(None, [self._key_column])])
         for column in self._columns:
