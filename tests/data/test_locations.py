@@ -73,8 +73,9 @@ def test_image_column_is_found_by_its_type(tmp_path):
             open_source(location)
     features = datasets.Features({"left": datasets.Image(), "right": datasets.Image()})
     datasets.Dataset.from_dict({"left": [picture], "right": [picture]}, features=features).to_parquet(tmp_path / "e.parquet")  # fmt: skip
-    with pytest.raises(ValueError, match="several image columns: left, right"):
-        open_source(tmp_path / "e.parquet")
+    for location in (tmp_path / "e.parquet", f"stream:{tmp_path / 'e.parquet'}"):
+        with pytest.raises(ValueError, match="several image columns: left, right"):
+            open_source(location)
 
 
 def test_names_on_the_hub_are_loaded_from_there(monkeypatch):
@@ -142,3 +143,11 @@ def test_compressed_shard_is_read_as_a_stream(shards):
             archive.add(shards / "image.png", f"{i}.png")
     rows = list(open_source(f"stream:{shards / 'z.tar.gz'}").shard(0))
     assert [row.key for row in rows] == ["z.tar.gz/0", "z.tar.gz/1"]
+
+
+def test_shards_further_down_are_pointed_at(shards):
+    with pytest.raises(
+        FileNotFoundError, match=r"no image in '.* Or is '.*/\*\*/\*.parquet' meant, with 0.parquet in it"
+    ):
+        open_source(shards)
+    assert reds(f"{shards}/**/*.parquet") == [0, 1, 2, 3]

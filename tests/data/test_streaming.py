@@ -7,7 +7,7 @@ import pytest
 
 from cskd_hf.data.locations import open_source
 from cskd_hf.data.streaming import ReadAhead, StreamReader, StreamSource
-from cskd_hf.models.image_loading_cskd import ImageLoadError
+from cskd_hf.models.image_loading_cskd import ImageLoadError, load_image
 from shard_files import coloured, write_parquet, write_tar
 
 
@@ -88,6 +88,9 @@ def test_order_is_shuffled_by_seed_and_pass(tmp_path):
     drawn = numbers(StreamReader(source, 3, 8), 40)
     assert drawn[:20] != drawn[20:] and drawn[:20] != sorted(drawn[:20])
     assert numbers(StreamReader(source, 4, 8), 40) != drawn
+    in_order = numbers(StreamReader(source, 3, 0), 60)
+    shards = [[number % 4 for number in in_order[i : i + 20 : 5]] for i in (0, 20, 40)]
+    assert len(set(map(tuple, shards))) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in shards)
     assert numbers(StreamReader(source, 3, 8), 40) == drawn
 
 
@@ -148,3 +151,28 @@ def test_read_ahead_passes_rows_and_errors_on_and_ends():
     ahead.close()
     assert sorted(closed) == [3, 1000] and not waiting._thread.is_alive()
     assert list(ReadAhead(rows(100), 8)) == list(range(100))
+
+
+def test_rows_that_are_not_accepted_are_nowhere(tmp_path):
+    source = open_source(parquet_shards(tmp_path, 9, 3))
+    source.accept = lambda row: row.image["bytes"] != coloured(4)
+    assert sorted(numbers(StreamReader(source, 0, 4), 8)) == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert len(source.first(99)) == 8
+
+
+def test_row_without_an_image_is_an_unreadable_one(tmp_path):
+    members = {f"{i}.png": coloured(i) for i in range(5)} | {"5.jpg": coloured(5)}
+    write_tar(tmp_path / "0.tar", members)
+    rows = list(open_source(f"stream:{tmp_path}").shard(0))
+    assert [row.key for row in rows] == [f"0.tar/{i}" for i in range(6)]
+    with pytest.raises(ImageLoadError, match="neither 'bytes' nor 'path'"):
+        load_image(rows[5].image)
+    assert rows[5].identity() != rows[0].identity()
+
+
+def test_tar_shards_with_masks_give_the_pictures(tmp_path):
+    members = {}
+    for i in range(6):
+        members |= {f"{i}.jpg": coloured(i), f"{i}.seg.png": b"mask", f"{i}.txt": b"text"}
+    write_tar(tmp_path / "0.tar", members)
+    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [coloured(i) for i in range(6)]

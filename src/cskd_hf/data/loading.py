@@ -180,7 +180,7 @@ class _Draws(Sampler):
         for source, own in streamed.items():
             rows = readers[name, source].take(len(own), spare=max(_STREAM_CANDIDATES - len(own), 0))
             for number, draw in enumerate(own):
-                draw.rows = rows[number:] + rows[:number]
+                draw.rows = (rows[number:] + rows[:number])[:_SUBSTITUTES]
         return draws
 
 

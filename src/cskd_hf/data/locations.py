@@ -49,13 +49,25 @@ def open_source(location: str | os.PathLike) -> ImageSource | StreamSource:
         return DatasetSource(datasets.load_from_disk(str(path)), name=text)
     files = _files(text)
     if files is None:
-        return FolderSource(path)
+        return _open_folder(path)
     kind = _one_kind(files, text)
     if kind == ".tar":
         return TarSource(files, text)
     if kind == ".parquet":
         return DatasetSource(datasets.Dataset.from_parquet([str(file) for file in files]), name=text)
     return DatasetSource(datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files]), name=text)
+
+
+def _open_folder(path: Path) -> FolderSource:
+    try:
+        return FolderSource(path)
+    except FileNotFoundError as error:
+        below = next((file for file in sorted(path.rglob("*")) if file.suffix.lower() in _BUILDERS), None)
+        if below is None:
+            raise
+        raise FileNotFoundError(
+            f"{error} Or is '{path}/**/*{below.suffix}' meant, with {below.name} in it?"
+        ) from error
 
 
 def _open_stream(location: str, name: str) -> StreamSource:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .leak_guard import LeakGuard
     from .streaming import StreamSource
 
+WEBDATASET_KEY = "__key__"
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif")
 
 
@@ -75,15 +76,12 @@ class DatasetSource:
         self, dataset: datasets.Dataset, column: str | None = None, key_column: str = "key", name: str = "dataset"
     ) -> None:
         if column is None:
-            column, *others = image_columns(dataset.features, name)
-            if others:
-                raise ValueError(
-                    f"'{name}' has several image columns: {', '.join([column, *others])}; rename the one to use to 'image'."
-                )
+            (column,) = image_columns(dataset.features, name)
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column '{column}'; its columns: {', '.join(dataset.column_names)}.")
         self.name = name
-        self._keys = dataset[key_column][:] if key_column in dataset.column_names else None
+        named = [name for name in (key_column, WEBDATASET_KEY) if name in dataset.column_names]
+        self._keys = dataset[named[0]][:] if named else None
         self._images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
         self._column = column
 
@@ -141,11 +139,16 @@ class RowSource:
         return self.rows[index][1]
 
 
-def image_columns(features: datasets.Features | None, name: str) -> list[str]:
-    """Columns that hold images: `image` where there is one, else all of the type `Image`, else all that hold bytes.
+def image_columns(features: datasets.Features | None, name: str, several: bool = False) -> list[str]:
+    """Columns that hold images: `image` where there is one, else those of the type `Image`, else those that hold bytes.
+
+    Args:
+        features: of the dataset.
+        name: of the source in reports.
+        several: allow more than one, as WebDataset shards have one for each extension.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or more than one.
     """
     features = features or {}
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
@@ -157,7 +160,11 @@ def image_columns(features: datasets.Features | None, name: str) -> list[str]:
             f"'{name}' has no image column; needed: a column of the type datasets.Image, or of encoded images as bytes. "
             f"Its columns: {', '.join(f'{column} ({kind})' for column, kind in features.items()) or 'unknown'}."
         )
-    return ["image"] if "image" in images else images
+    if "image" in images:
+        return ["image"]
+    if len(images) > 1 and not several:
+        raise ValueError(f"'{name}' has several image columns: {', '.join(images)}; rename the one to use to 'image'.")
+    return images
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,9 +20,9 @@ import datasets
 import numpy as np
 
 from ..models.image_loading_cskd import ImageLoadError
-from .sources import RowSource, image_columns
+from .sources import WEBDATASET_KEY, RowSource, image_columns
 
-_KEY_COLUMNS = ("key", "__key__")
+_KEY_COLUMNS = ("key", WEBDATASET_KEY)
 
 
 @dataclass
@@ -55,14 +55,17 @@ class StreamSource:
         name: of the source in reports.
         shard_names: of its shards in reports; numbers do where there are none.
 
+    Attributes:
+        accept: leaves out the rows that it says no to, wherever they are read; none leaves out nothing. To be set before
+            the first row is read, and to depend on nothing but the row.
+
     Raises:
-        ValueError: it has no image column.
+        ValueError: it has no image column, or several.
     """
 
     def __init__(self, dataset: datasets.IterableDataset, name: str, shard_names: list[str] | None = None) -> None:
         self.name = name
-        # WebDataset shards have one column for each extension: .jpg, .png.
-        self._columns = image_columns(dataset.features, name)
+        self._columns = image_columns(dataset.features, name, several=WEBDATASET_KEY in (dataset.features or ()))
         self._key_column = next((column for column in _KEY_COLUMNS if column in dataset.features), None)
         dataset = dataset.select_columns([*self._columns, *filter(None, [self._key_column])])
         for column in self._columns:
@@ -72,6 +75,7 @@ class StreamSource:
         named = shard_names is not None and len(shard_names) == self.num_shards
         self._shard_names = shard_names if named else [f"shard {i}" for i in range(self.num_shards)]
         self._held: dict[int, int] = {}
+        self.accept: Callable[[Row], bool] | None = None
 
     def shard(self, number: int) -> Iterator[Row]:
         """The rows of one shard that are not held out; ends with an `ImageLoadError` where it is damaged."""
@@ -82,10 +86,11 @@ class StreamSource:
         count = 0
         try:
             for count, cells in enumerate(self._dataset.shard(self.num_shards, number), start=1):
-                image = next((cells[column] for column in self._columns if cells[column] is not None), None)
-                if image is not None:
-                    key = cells[self._key_column] if self._key_column else f"row {count - 1}"
-                    yield count - 1, Row(f"{self._shard_names[number]}/{key}", image)
+                images = (cells[column] for column in self._columns if cells[column] is not None)
+                key = cells[self._key_column] if self._key_column else f"row {count - 1}"
+                row = Row(f"{self._shard_names[number]}/{key}", next(images, {"bytes": None, "path": None}))
+                if self.accept is None or self.accept(row):
+                    yield count - 1, row
         except Exception as error:  # readers of foreign files and of the network raise anything
             raise ImageLoadError(
                 self._shard_names[number],
@@ -149,13 +154,16 @@ class StreamReader:
                 skip = max(skip - drawn, 0)
             epoch += 1
 
-    def _pass(self, epoch: int, errors: list[tuple[str, str]]) -> Iterator[Row]:
+    def _shards(self, epoch: int) -> list[int]:
+        """The shards that this part reads in a pass, in their order."""
         order = np.random.default_rng((self.seed, 5, epoch)).permutation(self.source.num_shards).tolist()
-        if self._own_shards:
-            chance = np.random.default_rng((self.seed, 6, epoch, self.part))
-            return _shuffled(self._read(order[self.part :: self.parts], errors), self.shuffle_buffer, chance)
-        chance = np.random.default_rng((self.seed, 6, epoch))
-        return islice(_shuffled(self._read(order, errors), self.shuffle_buffer, chance), self.part, None, self.parts)
+        return order[self.part :: self.parts] if self._own_shards else order
+
+    def _pass(self, epoch: int, errors: list[tuple[str, str]]) -> Iterator[Row]:
+        # Parts that read the same shards must shuffle them alike.
+        seed = (self.seed, 6, epoch, self.part if self._own_shards else 0)
+        rows = _shuffled(self._read(self._shards(epoch), errors), self.shuffle_buffer, np.random.default_rng(seed))
+        return rows if self._own_shards else islice(rows, self.part, None, self.parts)
 
     def _read(self, shards: list[int], errors: list[tuple[str, str]]) -> Iterator[Row]:
         for number in shards:
@@ -170,15 +178,13 @@ class StreamReader:
                 self._lengths[number] = count
 
     def _length(self, epoch: int) -> int | None:
-        """Rows of a pass, where every shard has been read to its end before."""
-        if len(self._lengths) < self.source.num_shards // (self.parts if self._own_shards else 1):
+        """Rows of a pass, where each of its shards has been read to the end before."""
+        if not self._lengths:
             return None
-        order = np.random.default_rng((self.seed, 5, epoch)).permutation(self.source.num_shards).tolist()
-        own = order[self.part :: self.parts] if self._own_shards else order
-        if any(number not in self._lengths for number in own):
+        lengths = [self._lengths.get(number) for number in self._shards(epoch)]
+        if None in lengths:
             return None
-        total = sum(self._lengths[number] for number in own)
-        return total if self._own_shards else len(range(self.part, total, self.parts))
+        return sum(lengths) if self._own_shards else len(range(self.part, sum(lengths), self.parts))
 
 
 def _shuffled(rows: Iterator[Row], size: int, chance: np.random.Generator) -> Iterator[Row]:
