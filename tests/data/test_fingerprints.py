@@ -135,6 +135,8 @@ def test_fingerprints_of_all_kinds_of_sources(tmp_path):
         assert fingerprint(source)[0] == digest
     assert fingerprint(gradient())[0] is None
     assert fingerprint(data, perceptual=False) == (digest, None)
+    assert fingerprint(gradient(), perceptual=False) == (None, None)
+    assert isinstance(fingerprint(tmp_path / "none.png", perceptual=False), ImageLoadError)
     for broken in (data[:100], tmp_path / "none.png", tmp_path, {"bytes": None, "path": None}):
         assert isinstance(fingerprint(broken), ImageLoadError)
 

@@ -159,7 +159,7 @@ def test_alignment_and_student_keep_leaks_out(encoder, clip, ratings, planted, t
     assert main([*student, "--output-dir", str(tmp_path / "student"), "--duplicates", "exact"]) == 0
     provenance = AutoConfig.from_pretrained(tmp_path / "student").provenance
     assert (provenance["leaks"], provenance["evaluation_images"], provenance["duplicates"]) == (2, 12, 1)
-    assert read(tmp_path / "student", "leaks.json")["pairs"][0]["original"] == "validation/04.png"
+    assert read(tmp_path / "student", "leaks.json")["pairs"][0]["original"] == "ratings/04.png"
 
 
 def test_two_processes_come_to_the_answer_of_one(planted, ratings, tmp_path):

@@ -283,14 +283,14 @@ def fingerprint(source: Any, *, perceptual: bool = True) -> tuple[bytes | None, 
     try:
         data = _encoded(source)
         digest = hashlib.sha256(data).digest() if data is not None else None
-        if not perceptual:
+        if data is not None and not perceptual:
             return digest, None
         image = load_image(source if data is None else data, target_size=_SIDE)
     except ImageLoadError as error:
         return error
     except OSError as error:
         return ImageLoadError(str(source), str(error.strerror or error))
-    return digest, perceptual_hash(image)
+    return digest, perceptual_hash(image) if perceptual else None
 
 
 def _encoded(source: Any) -> bytes | None:
@@ -301,7 +301,7 @@ def _encoded(source: Any) -> bytes | None:
         return bytes(source)
     if isinstance(source, io.BytesIO):
         return source.getvalue()
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
+    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source):
         return Path(source).read_bytes()
     return None
 

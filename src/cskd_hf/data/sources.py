@@ -114,7 +114,7 @@ class NamedSource:
         return len(self.source)
 
     def key(self, index: int) -> str:
-        return f"{self.place}/{self.source.key(index)}"
+        return f"{self.place.rstrip('/')}/{self.source.key(index)}"
 
     def read(self, index: int) -> Any:
         return self.source.read(index)

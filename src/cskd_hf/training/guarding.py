@@ -17,7 +17,7 @@ from ..data.evaluation_images import open_evaluation
 from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
 from ..data.sources import DatasetSource, ImageCollection, NamedSource, SourceSubset
-from .arguments import GuardSettings, SettingsError
+from .arguments import AlignSettings, SettingsError, StudentSettings
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ _SHOWN = 3  # pairs in an error message
 
 def guarded(
     images: ImageCollection,
-    settings: GuardSettings,
+    settings: AlignSettings | StudentSettings,
     accelerator: Accelerator,
-    validation: datasets.Dataset | None = None,
+    rated: datasets.Dataset | None = None,
 ) -> tuple[ImageCollection, dict[str, Any]]:
     """Leave out what the settings say, and list it in `leaks.json` and `duplicates.json` in the output folder.
 
@@ -38,7 +38,7 @@ def guarded(
         images: unlabelled.
         settings: of an alignment or a student, with its `images` and `output_dir`.
         accelerator: of the run.
-        validation: rated images that choose the best weights; they are evaluation images as well.
+        rated: rated images outside the training split; they are evaluation images as well.
 
     Returns:
         the images that remain, and the numbers of the others, for the model's provenance.
@@ -48,7 +48,7 @@ def guarded(
         SettingsError: one of the sources has no image left.
     """
     places = settings.images
-    look_for_leaks = settings.leaks != "off" and (settings.evaluation_images or validation is not None)
+    look_for_leaks = settings.leaks != "off" and (settings.evaluation_images or rated is not None)
     if not look_for_leaks and settings.duplicates == "keep":
         return images, {}
     named = ImageCollection([NamedSource(source, place) for source, place in zip(images.sources, places)])
@@ -56,7 +56,7 @@ def guarded(
     prints = _fingerprints(named, accelerator, settings.quiet, decode, "unlabelled images")
     rows, counts = np.arange(len(images)), {}
     if look_for_leaks:
-        guard = LeakGuard(_evaluation(settings, validation, accelerator))
+        guard = LeakGuard(_evaluation(settings, rated, accelerator))
         leaks = guard.find(prints)
         counts |= {"evaluation_images": len(guard), "leaks": len(leaks.matches)}
         report = {"action": settings.leaks, **counts, **_about(prints), "same_name_only": leaks.other_pictures}
@@ -106,11 +106,11 @@ def _fingerprints(
 
 
 def _evaluation(
-    settings: GuardSettings, validation: datasets.Dataset | None, accelerator: Accelerator
+    settings: AlignSettings | StudentSettings, rated: datasets.Dataset | None, accelerator: Accelerator
 ) -> Fingerprints:
     sources = [NamedSource(open_evaluation(place), place) for place in settings.evaluation_images]
-    if validation is not None:
-        sources.append(NamedSource(DatasetSource(validation), "validation"))
+    if rated is not None:
+        sources.append(NamedSource(DatasetSource(rated), "ratings"))
     return _fingerprints(ImageCollection(sources), accelerator, settings.quiet, True, "evaluation images")
 
 
@@ -122,7 +122,7 @@ def _kinds(findings: Findings) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in findings.counts().items())
 
 
-def _refusal(leaks: Findings, settings: GuardSettings) -> str:
+def _refusal(leaks: Findings, settings: AlignSettings | StudentSettings) -> str:
     pairs = list(leaks.matches.values())[:_SHOWN]
     shown = "; ".join(f"'{match.key}' is '{match.original}' ({match.kind})" for match in pairs)
     return (
