@@ -15,9 +15,10 @@ from transformers import AutoConfig
 from cskd_hf.cli import main
 from cskd_hf.data.leak_guard import LeakError
 from cskd_hf.data.ratings import load_ratings, select_split
-from cskd_hf.training.arguments import AlignSettings, SettingsError
+from cskd_hf.training.arguments import AlignSettings, SettingsError, StudentSettings
 from cskd_hf.training.build import open_images
 from cskd_hf.training.guarding import guarded
+from cskd_hf.training.teacher import RatedData
 from image_copies import COPIES
 
 FAST = ["--cpu", "--quiet", "--batch-size", "8", "--image-size", "32", "--max-steps", "2"]
@@ -160,6 +161,13 @@ def test_alignment_and_student_keep_leaks_out(encoder, clip, ratings, planted, t
     provenance = AutoConfig.from_pretrained(tmp_path / "student").provenance
     assert (provenance["leaks"], provenance["evaluation_images"], provenance["duplicates"]) == (2, 12, 1)
     assert read(tmp_path / "student", "leaks.json")["pairs"][0]["original"] == "ratings/04.png"
+
+
+def test_all_rated_images_outside_the_training_split_are_judged_by(ratings, tmp_path):
+    table = tmp_path / "ratings.csv"
+    table.write_text(Path(ratings).read_text().replace(",validation,", ",test,", 4))
+    data = RatedData(StudentSettings(ratings=str(table), image_dir=str(Path(ratings).parent)))
+    assert sorted(data.judged["split"][:]) == ["test"] * 4 + ["validation"] * 8 and len(data.validation) == 8
 
 
 def test_two_processes_come_to_the_answer_of_one(planted, ratings, tmp_path):
