@@ -92,6 +92,8 @@ def test_refusal_names_count_and_pairs(planted, ratings, tmp_path):
     with pytest.raises(LeakError, match="2 unlabelled images are evaluation images: .*leak-bytes.png' is '.*04.png'"):
         guarded(open_images([folder], 32, False), given, Accelerator(cpu=True))
     assert read(tmp_path / "out", "leaks.json")["found"] == 2
+    guarded(open_images([folder], 32, False), settings(folder, tmp_path / "out", leaks="off"), Accelerator(cpu=True))
+    assert not (tmp_path / "out" / "leaks.json").exists()
     clean = settings(folder, tmp_path / "out", evaluation_images=[f"{ratings}#train"], leaks="refuse")
     (Path(folder) / "training.png").unlink()
     kept, counts = guarded(open_images([folder], 32, False), clean, Accelerator(cpu=True))
@@ -107,7 +109,9 @@ def test_duplicates_are_left_out_and_listed(planted, tmp_path, kind, left_out):
     kept, counts = guarded(images, settings(folder, tmp_path, duplicates=kind), Accelerator(cpu=True))
     assert set(keys(images)) - set(keys(kept)) == left_out and counts == {"duplicates": len(left_out)}
     report = read(tmp_path, "duplicates.json")
-    assert report["kind"] == kind and report["found"] == len(report["pairs"]) == len(left_out)
+    assert (
+        report["kind"] == kind and report["images"] == 46 and report["found"] == len(report["pairs"]) == len(left_out)
+    )
 
 
 def test_nothing_is_read_unless_asked_for(planted, ratings, tmp_path, monkeypatch):
