@@ -102,7 +102,7 @@ def test_the_nearer_of_two_references_wins():
 
 
 def test_earlier_copies_keep_the_first_across_and_within_blocks(monkeypatch):
-    monkeypatch.setattr(fingerprints, "_QUERIES", 2)  # blocks of 8
+    monkeypatch.setattr(fingerprints, "_QUERIES", 1)  # blocks of 8
     hashes = random_hashes(20)
     hashes[3] = mirrored(hashes[1])
     hashes[9], hashes[19] = flip_bits(hashes[1:2], 5)[0], flip_bits(hashes[3:4], 7)[0]
@@ -135,6 +135,8 @@ def test_fingerprints_of_all_kinds_of_sources(tmp_path):
         assert fingerprint(source)[0] == digest
     assert fingerprint(gradient())[0] is None
     assert fingerprint(data, perceptual=False) == (digest, None)
+    assert fingerprint(gradient(), perceptual=False) == (None, None)
+    assert isinstance(fingerprint(tmp_path / "none.png", perceptual=False), ImageLoadError)
     for broken in (data[:100], tmp_path / "none.png", tmp_path, {"bytes": None, "path": None}):
         assert isinstance(fingerprint(broken), ImageLoadError)
 

@@ -153,13 +153,6 @@ def test_read_ahead_passes_rows_and_errors_on_and_ends():
     assert list(ReadAhead(rows(100), 8)) == list(range(100))
 
 
-def test_rows_that_are_not_accepted_are_nowhere(tmp_path):
-    source = open_source(parquet_shards(tmp_path, 9, 3))
-    source.accept = lambda row: row.image["bytes"] != coloured(4)
-    assert sorted(numbers(StreamReader(source, 0, 4), 8)) == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert len(source.first(99)) == 8
-
-
 def test_row_without_an_image_is_an_unreadable_one(tmp_path):
     members = {f"{i}.png": coloured(i) for i in range(5)} | {"5.jpg": coloured(5)}
     write_tar(tmp_path / "0.tar", members)
@@ -175,4 +168,6 @@ def test_tar_shards_with_masks_give_the_pictures(tmp_path):
     for i in range(6):
         members |= {f"{i}.jpg": coloured(i), f"{i}.seg.png": b"mask", f"{i}.txt": b"text"}
     write_tar(tmp_path / "0.tar", members)
-    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [coloured(i) for i in range(6)]
+    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [
+        coloured(i) for i in range(6)
+    ]

@@ -20,8 +20,9 @@ from cskd_hf.data.mixture import open_images
 from cskd_hf.data.order import ImageOrder
 from cskd_hf.data.ratings import load_ratings, select_split
 from cskd_hf.data.views import ViewSettings
-from cskd_hf.training.arguments import AlignSettings, SettingsError
+from cskd_hf.training.arguments import AlignSettings, SettingsError, StudentSettings
 from cskd_hf.training.guarding import guarded
+from cskd_hf.training.teacher import RatedData
 from image_copies import COPIES
 
 FAST = ["--cpu", "--quiet", "--batch-size", "8", "--image-size", "32", "--max-steps", "2"]
@@ -95,6 +96,8 @@ def test_refusal_names_count_and_pairs(planted, ratings, tmp_path):
     with pytest.raises(LeakError, match="2 unlabelled images are evaluation images: .*leak-bytes.png' is '.*04.png'"):
         guarded(open_images([folder], 32, False), given, Accelerator(cpu=True))
     assert read(tmp_path / "out", "leaks.json")["found"] == 2
+    guarded(open_images([folder], 32, False), settings(folder, tmp_path / "out", leaks="off"), Accelerator(cpu=True))
+    assert not (tmp_path / "out" / "leaks.json").exists()
     clean = settings(folder, tmp_path / "out", evaluation_images=[f"{ratings}#train"], leaks="refuse")
     (Path(folder) / "training.png").unlink()
     kept, counts = guarded(open_images([folder], 32, False), clean, Accelerator(cpu=True))
@@ -110,7 +113,9 @@ def test_duplicates_are_left_out_and_listed(planted, tmp_path, kind, left_out):
     kept, counts = guarded(images, settings(folder, tmp_path, duplicates=kind), Accelerator(cpu=True))
     assert set(keys(images)) - set(keys(kept)) == left_out and counts == {"duplicates": len(left_out)}
     report = read(tmp_path, "duplicates.json")
-    assert report["kind"] == kind and report["found"] == len(report["pairs"]) == len(left_out)
+    assert (
+        report["kind"] == kind and report["images"] == 46 and report["found"] == len(report["pairs"]) == len(left_out)
+    )
 
 
 def test_nothing_is_read_unless_asked_for(planted, ratings, tmp_path, monkeypatch):
@@ -163,7 +168,14 @@ def test_alignment_and_student_keep_leaks_out(encoder, clip, ratings, planted, t
     assert main([*student, "--output-dir", str(tmp_path / "student"), "--duplicates", "exact"]) == 0
     provenance = AutoConfig.from_pretrained(tmp_path / "student").provenance
     assert (provenance["leaks"], provenance["evaluation_images"], provenance["duplicates"]) == (2, 12, 1)
-    assert read(tmp_path / "student", "leaks.json")["pairs"][0]["original"] == "validation/04.png"
+    assert read(tmp_path / "student", "leaks.json")["pairs"][0]["original"] == "ratings/04.png"
+
+
+def test_all_rated_images_outside_the_training_split_are_judged_by(ratings, tmp_path):
+    table = tmp_path / "ratings.csv"
+    table.write_text(Path(ratings).read_text().replace(",validation,", ",test,", 4))
+    data = RatedData(StudentSettings(ratings=str(table), image_dir=str(Path(ratings).parent)))
+    assert sorted(data.judged["split"][:]) == ["test"] * 4 + ["validation"] * 8 and len(data.validation) == 8
 
 
 def test_two_processes_come_to_the_answer_of_one(planted, ratings, tmp_path):

@@ -188,7 +188,7 @@ class NamedSource:
         return len(self.source)
 
     def key(self, index: int) -> str:
-        return f"{self.name}/{self.source.key(index)}"
+        return f"{self.name.rstrip('/')}/{self.source.key(index)}"
 
     def read(self, index: int) -> Any:
         return self.source.read(index)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -55,10 +55,6 @@ class StreamSource:
         name: of the source in reports.
         shard_names: of its shards in reports; numbers do where there are none.
 
-    Attributes:
-        accept: leaves out the rows that it says no to, wherever they are read; none leaves out nothing. To be set before
-            the first row is read, and to depend on nothing but the row.
-
     Raises:
         ValueError: it has no image column, or several.
     """
@@ -75,7 +71,6 @@ class StreamSource:
         named = shard_names is not None and len(shard_names) == self.num_shards
         self._shard_names = shard_names if named else [f"shard {i}" for i in range(self.num_shards)]
         self._held: dict[int, int] = {}
-        self.accept: Callable[[Row], bool] | None = None
 
     def shard(self, number: int) -> Iterator[Row]:
         """The rows of one shard that are not held out; ends with an `ImageLoadError` where it is damaged."""
@@ -89,8 +84,7 @@ class StreamSource:
                 images = (cells[column] for column in self._columns if cells[column] is not None)
                 key = cells[self._key_column] if self._key_column else f"row {count - 1}"
                 row = Row(f"{self._shard_names[number]}/{key}", next(images, {"bytes": None, "path": None}))
-                if self.accept is None or self.accept(row):
-                    yield count - 1, row
+                yield count - 1, row
         except Exception as error:  # readers of foreign files and of the network raise anything
             raise ImageLoadError(
                 self._shard_names[number],

@@ -18,10 +18,11 @@ from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
 from ..data.mixture import open_images, split_holdout
 from ..data.sources import DatasetSource, ImageCollection, NamedSource
-from .arguments import AlignSettings, GuardSettings, SettingsError
+from .arguments import AlignSettings, SettingsError, StudentSettings
 
 logger = logging.getLogger(__name__)
 
+_LEAKS, _DUPLICATES = "leaks.json", "duplicates.json"
 _SHOWN = 3  # pairs in an error message
 
 
@@ -42,9 +43,9 @@ def alignment_images(
 
 def guarded(
     images: ImageCollection,
-    settings: GuardSettings,
+    settings: AlignSettings | StudentSettings,
     accelerator: Accelerator,
-    validation: datasets.Dataset | None = None,
+    rated: datasets.Dataset | None = None,
 ) -> tuple[ImageCollection, dict[str, Any]]:
     """Leave out what the settings say, and list it in `leaks.json` and `duplicates.json` in the output folder.
 
@@ -57,7 +58,7 @@ def guarded(
         images: unlabelled.
         settings: of an alignment or a student, with its `images` and `output_dir`.
         accelerator: of the run.
-        validation: rated images that choose the best weights; they are evaluation images as well.
+        rated: rated images outside the training split; they are evaluation images as well.
 
     Returns:
         the images that remain, and the numbers of the others, for the model's provenance.
@@ -66,8 +67,11 @@ def guarded(
         LeakError: there are leaks, and the settings refuse them.
         SettingsError: one of the sources has no image left.
     """
+    if accelerator.is_main_process:
+        for name in (_LEAKS, _DUPLICATES):  # of an attempt with other settings
+            (Path(settings.output_dir) / name).unlink(missing_ok=True)
     places = settings.images
-    look_for_leaks = settings.leaks != "off" and (settings.evaluation_images or validation is not None)
+    look_for_leaks = settings.leaks != "off" and (settings.evaluation_images or rated is not None)
     if not look_for_leaks and settings.duplicates == "keep":
         return images, {}
     indexed = [(source, place) for source, place in zip(images.sources, places) if hasattr(source, "__len__")]
@@ -76,31 +80,13 @@ def guarded(
     prints = _fingerprints(named, accelerator, settings.quiet, decode, "unlabelled images")
     rows, counts = np.arange(len(images)), {}
     if look_for_leaks:
-        guard = LeakGuard(_evaluation(settings, validation, accelerator))
+        guard = LeakGuard(_evaluation(settings, rated, accelerator))
         images.leak_guard = guard
-        leaks = guard.find(prints)
-        counts |= {"evaluation_images": len(guard), "leaks": len(leaks.matches)}
-        report = {"action": settings.leaks, **counts, **_about(prints), "same_name_only": leaks.other_pictures}
-        _write(Path(settings.output_dir) / "leaks.json", report | leaks.report(), accelerator)
-        logger.info(
-            "leak guard: %d of %d unlabelled images are among the %d evaluation images (%s)",
-            *(len(leaks.matches), len(images), len(guard), _kinds(leaks)),
-        )
-        if leaks.matches and settings.leaks == "refuse":
-            raise LeakError(_refusal(leaks, settings))
-        rows = np.setdiff1d(rows, list(leaks.matches))
+        rows, found = _without_leaks(prints, guard, settings, accelerator)
+        counts |= found
     if settings.duplicates != "keep":
-        perceptual = settings.duplicates == "perceptual"
-        found = find_duplicates(
-            prints.take(rows), perceptual=perceptual, quiet=settings.quiet or not accelerator.is_main_process
-        )
-        counts |= {"duplicates": len(found.matches)}
-        report = {"kind": settings.duplicates, **counts, **_about(prints)} | found.report()
-        _write(Path(settings.output_dir) / "duplicates.json", report, accelerator)
-        logger.info(
-            "%d of %d unlabelled images are copies of others (%s)", len(found.matches), len(rows), _kinds(found)
-        )
-        rows = np.delete(rows, list(found.matches))
+        rows, found = _without_duplicates(prints, rows, settings, accelerator)
+        counts |= found
     if len(rows) == len(images):
         return images, counts
     images = images.subset(rows)
@@ -111,6 +97,34 @@ def guarded(
                 f"'{settings.output_dir}'; leave this place out of --images."
             )
     return images, counts
+
+
+def _without_leaks(
+    prints: Fingerprints, guard: LeakGuard, settings: AlignSettings | StudentSettings, accelerator: Accelerator
+) -> tuple[np.ndarray, dict[str, int]]:
+    leaks = guard.find(prints)
+    counts = {"evaluation_images": len(guard), "leaks": len(leaks.matches)}
+    about = {"action": settings.leaks, "images": len(prints), "unreadable": len(prints.unreadable)}
+    about |= {"plain": prints.plain(), "same_name_only": leaks.other_pictures}
+    _write(Path(settings.output_dir) / _LEAKS, about | counts | leaks.report(), accelerator)
+    logger.info(
+        "leak guard: %d of %d unlabelled images are among the %d evaluation images (%s)",
+        *(len(leaks.matches), len(prints), len(guard), _kinds(leaks)),
+    )
+    if leaks.matches and settings.leaks == "refuse":
+        raise LeakError(_refusal(leaks, settings))
+    return np.setdiff1d(np.arange(len(prints)), list(leaks.matches)), counts
+
+
+def _without_duplicates(
+    prints: Fingerprints, rows: np.ndarray, settings: AlignSettings | StudentSettings, accelerator: Accelerator
+) -> tuple[np.ndarray, dict[str, int]]:
+    quiet = settings.quiet or not accelerator.is_main_process
+    found = find_duplicates(prints.take(rows), perceptual=settings.duplicates == "perceptual", quiet=quiet)
+    about = {"kind": settings.duplicates, "images": len(rows), "duplicates": len(found.matches)}
+    _write(Path(settings.output_dir) / _DUPLICATES, about | found.report(), accelerator)
+    logger.info("%d of %d unlabelled images are copies of others (%s)", len(found.matches), len(rows), _kinds(found))
+    return np.delete(rows, list(found.matches)), {"duplicates": len(found.matches)}
 
 
 def _fingerprints(
@@ -127,29 +141,25 @@ def _fingerprints(
 
 
 def _evaluation(
-    settings: GuardSettings, validation: datasets.Dataset | None, accelerator: Accelerator
+    settings: AlignSettings | StudentSettings, rated: datasets.Dataset | None, accelerator: Accelerator
 ) -> Fingerprints:
     sources = [NamedSource(open_evaluation(place), place) for place in settings.evaluation_images]
-    if validation is not None:
-        sources.append(NamedSource(DatasetSource(validation), "validation"))
+    if rated is not None:
+        sources.append(NamedSource(DatasetSource(rated), "ratings"))
     return _fingerprints(ImageCollection(sources), accelerator, settings.quiet, True, "evaluation images")
-
-
-def _about(prints: Fingerprints) -> dict[str, int]:
-    return {"images": len(prints), "unreadable": len(prints.unreadable), "plain": prints.plain()}
 
 
 def _kinds(findings: Findings) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in findings.counts().items())
 
 
-def _refusal(leaks: Findings, settings: GuardSettings) -> str:
+def _refusal(leaks: Findings, settings: AlignSettings | StudentSettings) -> str:
     pairs = list(leaks.matches.values())[:_SHOWN]
     shown = "; ".join(f"'{match.key}' is '{match.original}' ({match.kind})" for match in pairs)
     return (
         f"{len(leaks.matches)} unlabelled images are evaluation images: {shown}"
         f"{'; ...' if len(leaks.matches) > _SHOWN else ''}. All are listed in "
-        f"'{Path(settings.output_dir) / 'leaks.json'}'; remove them, or leave them out with --leaks drop."
+        f"'{Path(settings.output_dir) / _LEAKS}'; remove them, or leave them out with --leaks drop."
     )
 
 

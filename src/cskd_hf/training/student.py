@@ -137,7 +137,7 @@ def distil(settings: StudentSettings) -> TrainingResult:
     streams = {RATED: data.stream(settings.rated_batch_size, side, max(teacher.preprocessing.size))}
     if settings.images:
         streams[UNRATED], left_out = _unrated_stream(
-            settings, side, max(teacher.preprocessing.size), data.validation, accelerator
+            settings, side, max(teacher.preprocessing.size), data.judged, accelerator
         )
         model.config.provenance |= left_out
         if from_teacher:
@@ -203,14 +203,14 @@ def _unrated_stream(
     settings: StudentSettings,
     side: int,
     teacher_side: int,
-    validation: datasets.Dataset | None,
+    judged: datasets.Dataset | None,
     accelerator: Accelerator,
 ) -> tuple[ImageStream, dict[str, Any]]:
     """The unrated images, and how many were left out of them for provenance."""
     views = ViewSettings(size=side, scale=tuple(settings.crop_scale), flip=settings.flip)
     needed = replace(views, size=max(side, teacher_side)).source_side
     images = open_images(settings.images, needed, settings.cache_images)
-    images, left_out = guarded(images, settings, accelerator, validation)
+    images, left_out = guarded(images, settings, accelerator, judged)
     order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
     stream = ImageStream(
         images,

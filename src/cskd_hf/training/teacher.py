@@ -91,6 +91,8 @@ class RatedData:
         if settings.labels:
             self.train = rated_subset(self.train, settings.labels, settings.seed)
         self.validation = self._split(ratings, "validation_split") if settings.validation_split else None
+        judged = [row for row, split in enumerate(ratings["split"][:]) if split != settings.train_split]
+        self.judged = ratings.select(judged) if judged else None  # not to be trained on, in whatever form
         if len(self.train) < 2 or (self.validation is not None and len(self.validation) < 2):
             raise SettingsError(f"'{settings.ratings}' needs at least two rated images in each split that is used.")
         distributions = self.train["distribution"][:]
