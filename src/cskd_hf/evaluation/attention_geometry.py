@@ -148,7 +148,7 @@ def window_blocks(encoder: nn.Module) -> list[nn.Module]:
         for module in encoder.modules()
         if isinstance(getattr(module, "window_size", None), int)
         and isinstance(getattr(module, "attention", None), nn.Module)
-        and not isinstance(getattr(module, "attention"), nn.ModuleList)
+        and not isinstance(module.attention, nn.ModuleList)
     ]
 
 
