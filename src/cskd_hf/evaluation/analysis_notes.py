@@ -123,11 +123,18 @@ def _compare(before: Analysis, after: Analysis) -> str:
         elif measure.key in _COMPARED:
             stated.append(text)
     note = f"'{after.name}' against '{before.name}': {'; '.join(signs)}."
+    if not _same_architecture(before, after):
+        return f"{note} They are of different architectures, so no verdict is drawn. Beside that: {'; '.join(stated)}."
     note += f" Of {len(verdicts)} signs, {verdicts.count(1)} point to relief from feature collapse, {verdicts.count(-1)} away from it: "
     note += _verdict(verdicts)
     if stated:
         note += f" Not signs by themselves: {'; '.join(stated)}."
     return note
+
+
+def _same_architecture(one: Analysis, other: Analysis) -> bool:
+    kinds = [(entry.family, entry.parameters, entry.size, entry.features.dim) for entry in (one, other)]
+    return kinds[0] == kinds[1]
 
 
 def _verdict(verdicts: Sequence[int]) -> str:

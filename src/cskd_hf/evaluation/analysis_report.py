@@ -33,6 +33,7 @@ def write_analysis(
     notes: Sequence[str] = (),
     title: str = "Attention and features",
     facts: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> list[str]:
     """Write analysis.html (one file that needs nothing else), analysis.json, and the plots as PNG.
 
@@ -45,6 +46,7 @@ def write_analysis(
         notes: further notes, put after those that the figures give.
         title: of the page.
         facts: further lines at the end, by name.
+        more: further entries of analysis.json.
 
     Returns:
         the closing notes.
@@ -106,6 +108,7 @@ def write_analysis(
             "reference": None if reference is None else {"name": reference_name, **_short_features(reference)},
             "notes": notes,
             "facts": {**facts, **software},
+            **more,
         },
     )
     return notes
@@ -145,7 +148,6 @@ def _draw_distances(row: Sequence[Axes], shown: Sequence[Analysis]) -> None:
         heads = [layer.distance for layer in entry.layers]
         _draw_layers(axes, entry.name, heads, [layer.uniform_distance for layer in entry.layers])
     row[0].set_ylabel("attention distance, px")
-    row[0].set_ylim(bottom=0)
 
 
 def _draw_entropies(row: Sequence[Axes], shown: Sequence[Analysis]) -> None:
