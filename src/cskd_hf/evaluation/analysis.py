@@ -8,13 +8,15 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ..data.loading import plain_crops
@@ -148,7 +150,7 @@ def analyse(
     """
     encoder = model.backbone
     meter = AttentionMeter(encoder, preprocessing.size)
-    with torch.no_grad(), eager_attention(encoder), AttentionReader(encoder) as reader:
+    with torch.no_grad(), _eager_backbone(model) as eager, AttentionReader(eager) as reader:
         first = preprocessing(crops[:1].to(model.device))
         reason, map_bytes = _try_attention(model, reader, first)
         batch_size = max(1, min(_MOST_IMAGES_A_BATCH, _MAP_BYTES // max(map_bytes, 1)))
@@ -170,6 +172,17 @@ def analyse(
         layers=meter.layers() if not reason else [],
         message=reason or meter.reason,
     )
+
+
+@contextmanager
+def _eager_backbone(model: CSKDForFeatureAlignment) -> Iterator[nn.Module]:
+    encoder = model.backbone
+    with eager_attention(encoder) as eager:
+        model.backbone = eager
+        try:
+            yield eager
+        finally:
+            model.backbone = encoder
 
 
 def _try_attention(

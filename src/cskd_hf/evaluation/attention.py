@@ -8,6 +8,7 @@ Fine-tuning via Feature Distillation" (arXiv 2205.14141), sec. 4, before and aft
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +100,15 @@ def entropy_over_all_keys(attention: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def eager_attention(encoder: nn.Module) -> Iterator[nn.Module]:
-    """The encoder with attention that returns its maps; fused attention (sdpa, flash) computes none."""
+    """The encoder with attention that returns its maps; fused attention (sdpa, flash) computes none.
+
+    Yields the encoder itself, or a copy where its family chooses the kind of attention when it is built (Data2Vec).
+    """
+    if any("SdpaSelfAttention" in type(module).__name__ for module in encoder.modules()):
+        twin = type(encoder)._from_config(copy.deepcopy(encoder.config), attn_implementation="eager")
+        twin.load_state_dict(encoder.state_dict())
+        yield twin.to(encoder.device).train(encoder.training)
+        return
     before = encoder.config._attn_implementation
     encoder.set_attn_implementation("eager")
     try:
@@ -123,8 +132,8 @@ class AttentionReader:
     Swin's whole output holds only the last block of each stage.
 
     ```python
-    >>> with eager_attention(encoder), AttentionReader(encoder) as reader:
-    ...     outputs = encoder(pixel_values, output_attentions=True)
+    >>> with eager_attention(encoder) as eager, AttentionReader(eager) as reader:
+    ...     outputs = eager(pixel_values, output_attentions=True)
     ...     maps = reader.maps(outputs, batch_size=len(pixel_values))
     ```
     """
