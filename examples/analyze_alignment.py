@@ -69,18 +69,17 @@ def train(folder: Path, seed: int, steps: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def over_seeds(runs: dict[int, list[Analysis]]) -> list[str]:
-    """Mean and sample standard deviation over seeds of every figure of each checkpoint."""
-    lines = []
-    for place, first in enumerate(next(iter(runs.values()))):
-        cells = []
-        for measure in MEASURES:
-            values = [run[place].figures()[measure.key] for run in runs.values()]
-            if None not in values:
-                mean, spread = np.mean(values), np.std(values, ddof=1)
-                cells.append(f"{measure.label} {measure.show(mean)} \u00b1 {measure.show(spread)}")
-        lines.append(f"Over seeds {', '.join(map(str, runs))}, '{first.name}': {'; '.join(cells)}.")
-    return lines
+def over_seeds(runs: dict[int, list[Analysis]]) -> list[list[str]]:
+    """Rows of a table: mean and sample standard deviation over seeds of every figure of each checkpoint."""
+    columns = list(zip(*runs.values()))
+    rows = [["", *(column[0].name for column in columns)]]
+    for measure in MEASURES:
+        row = [measure.label]
+        for column in columns:
+            values = [entry.figures()[measure.key] for entry in column]
+            row.append(f"{measure.show(np.mean(values))} \u00b1 {measure.show(np.std(values, ddof=1))}")
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -98,11 +97,11 @@ def main() -> None:
             checkpoints, [str(options.output / "images")], reference=CLIP, max_images=500, seed=seed
         )
         print(f"\nseed {seed}, {time.perf_counter() - started:.0f} s\n{table(runs[seed], reference)}", flush=True)
-    spread = over_seeds(runs) if len(runs) > 1 else []
+    heading = f"Mean and standard deviation over seeds {', '.join(map(str, runs))}"
     notes = write_analysis(
         options.output / "analysis", runs[options.seeds[0]], reference=reference, reference_name="tiny CLIP", pairs=PAIRS,
+        tables=[(heading, over_seeds(runs))] if len(runs) > 1 else [],
         notes=[
-            *spread,
             "Images and ratings are procedural, the encoders tiny; no figure of the paper is reproduced here. A random "
             "ViT attends evenly, so that any training lowers its entropy.",
         ],

@@ -208,7 +208,9 @@ def test_the_meter_is_the_mean_over_images_whatever_the_batches():
 
 
 def test_the_encoders_own_attention_comes_back_after():
-    model = ViTModel(ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    model = ViTModel(
+        ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
     before = model.config._attn_implementation
     measure(model, torch.randn(1, 3, 32, 32))
     assert before == model.config._attn_implementation == "sdpa"
