@@ -55,7 +55,7 @@ def train(folder: Path, seed: int, steps: int) -> dict[str, str]:
     rated = {"ratings": str(folder / "ratings"), "seed": seed, "eval_every": 0, **COMMON}
     align(AlignSettings(
         encoder=VIT, reference=[CLIP], images=[str(folder / "unlabelled")], features=str(folder / "features"),
-        output_dir=out["aligned"], loss=["cosine", "whitened_smooth_l1"], crop_scale=[1.0, 1.0], holdout=200,
+        output_dir=out["aligned"], loss=["cosine", "whitened_smooth_l1"], crop_scale=[1.0, 1.0],
         max_steps=steps, warmup_steps=50, learning_rate=1e-3, eval_every=0, seed=seed, **COMMON,
     ))  # fmt: skip
     teach(TeacherSettings(encoder=out["aligned"], output_dir=out["tuned"], max_steps=100, **rated))
