@@ -32,7 +32,9 @@ GLOBAL = {
     "internvl": (t.InternVLVisionConfig(**TRANSFORMER, image_size=[32, 32], patch_size=[8, 8]), 1),
     "mlcd": (t.MLCDVisionConfig(**FIXED), 1),
     "pixio": (t.PixioConfig(**FIXED), 8),
+    "sapiens2": (t.Sapiens2Config(**FIXED, num_key_value_heads=2), 9),
     "siglip": (t.SiglipVisionConfig(**FIXED), 0),
+    "tipsv2": (t.AutoConfig.for_model("tipsv2_vision_model", **FIXED), 2),
     "vit": (t.ViTConfig(**FIXED), 1),
     "vit_msn": (t.ViTMSNConfig(**FIXED), 1),
 }
@@ -41,6 +43,10 @@ OTHERS = {
     "donut_swin": (t.DonutSwinConfig(**SWIN), [4, 4, 8, 8], [16, 16, 16, 16]),
     "glpn": (t.GLPNConfig(**PYRAMID), [4, 8, 8, 16, 32], [4, 4, 4, 4, 4]),
     "pvt": (t.PvtConfig(image_size=64, **PYRAMID), [4, 8, 8, 16, 32], [4, 4, 4, 4, 4]),
+    "pvt_v2": (t.PvtV2Config(image_size=64, **PYRAMID), [4, 8, 8, 16, 32], [4, 4, 4, 4, 4]),
+    "pvt_v2_linear": (
+        t.PvtV2Config(image_size=64, **PYRAMID, linear_attention=True), [4, 8, 8, 16, 32], [49, 49, 49, 49, 49]
+    ),
     "segformer": (t.SegformerConfig(**PYRAMID), [4, 8, 8, 16, 32], [4, 4, 4, 4, 4]),
     "swin": (t.SwinConfig(**SWIN), [4, 4, 8, 8], [16, 16, 16, 16]),
     "swinv2": (t.Swinv2Config(**SWIN), [4, 4, 8, 8], [16, 16, 16, 16]),
@@ -51,6 +57,7 @@ OTHERS = {
 ENTROPY_ALONE = {
     "hiera": (t.HieraConfig(image_size=[64, 64], embed_dim=8, num_heads=[1, 2, 4, 8]), "order of mask units"),
     "vit_mae": (t.ViTMAEConfig(**FIXED), "shuffles its patches"),
+    "yolos": (t.YolosConfig(**{**FIXED, "image_size": [32, 32]}, num_detection_tokens=4), "detection tokens follow"),
 }
 NEITHER = {
     "convnext": t.ConvNextConfig(**CONVOLUTIONS),

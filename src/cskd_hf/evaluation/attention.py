@@ -169,7 +169,7 @@ class AttentionReader:
         family = self.encoder.config.model_type
         maps, self._caught = self._caught, []
         if not maps:
-            maps = [AttentionMap(weights) for weights in outputs.get("attentions") or () if weights is not None]
+            maps = [AttentionMap(weights) for weights in _flat(outputs.get("attentions"))]
         if not maps:
             raise NoAttentionError(
                 f"the encoder is of the family '{family}', which hands out no attention maps: a convolutional network "
@@ -185,6 +185,13 @@ class AttentionReader:
                     "features are shown"
                 )
         return maps
+
+
+def _flat(attentions: Any) -> list[torch.Tensor]:
+    """Maps in order; PVT v2 hands out a tuple for each stage."""
+    if isinstance(attentions, (tuple, list)):
+        return [weights for entry in attentions for weights in _flat(entry)]
+    return [] if attentions is None else [attentions]
 
 
 @dataclass
