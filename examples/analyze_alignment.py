@@ -52,7 +52,7 @@ def make_data(folder: Path, unlabelled: int) -> None:
 def train(folder: Path, seed: int, steps: int) -> dict[str, str]:
     """The checkpoints of a seed by name."""
     out = {name: str(folder / f"{name}-{seed}") for name in ("aligned", "tuned", "labels", "clip")}
-    rated = {"ratings": str(folder / "ratings"), "seed": seed, "eval_every": 0, **COMMON}
+    rated = {"ratings": str(folder / "ratings"), "seed": seed, "eval_every": 0, "keep": "last", **COMMON}
     align(AlignSettings(
         encoder=VIT, reference=[CLIP], images=[str(folder / "unlabelled")], features=str(folder / "features"),
         output_dir=out["aligned"], loss=["cosine", "whitened_smooth_l1"], crop_scale=[1.0, 1.0],
@@ -60,7 +60,7 @@ def train(folder: Path, seed: int, steps: int) -> dict[str, str]:
     ))  # fmt: skip
     teach(TeacherSettings(encoder=out["aligned"], output_dir=out["tuned"], max_steps=100, **rated))
     distil(StudentSettings(
-        encoder=VIT, output_dir=out["labels"], head_init="random", learning_rate=1e-3, max_steps=200, keep="last", **rated
+        encoder=VIT, output_dir=out["labels"], head_init="random", learning_rate=1e-3, max_steps=200, **rated
     ))  # fmt: skip
     teach(TeacherSettings(encoder=CLIP, output_dir=out["clip"], max_steps=100, head_init="random", **rated))
     return {
@@ -107,9 +107,8 @@ def main() -> None:
         ],
         title="A small ViT before and after alignment",
         facts={
-            "command": "python examples/analyze_alignment.py", "seeds": ", ".join(map(str, options.seeds)),
+            "command": f"python examples/analyze_alignment.py --seeds {' '.join(map(str, options.seeds))}",
             "alignment": f"{options.steps} steps of 64 on {options.unlabelled} unlabelled images",
-            "wall time": f"{time.perf_counter() - started:.0f} s",
         },
         seeds={str(seed): {entry.name: entry.figures() for entry in run} for seed, run in runs.items()},
     )  # fmt: skip
