@@ -106,7 +106,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--output", metavar="FILE", help="also write counts and all pairs to this .json file")
     check.add_argument("--quiet", action="store_true", help="no progress bars")
+    _add_analyze(commands)
     return parser
+
+
+def _add_analyze(commands: argparse._SubParsersAction) -> None:
+    summary = "compare the attention and the features of encoders, e.g. before and after alignment"
+    analyze = commands.add_parser("analyze", help=summary, description=summary, allow_abbrev=False)
+    analyze.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="checkpoints of this package or any image encoders, Hub names or folders; a config.json has random weights",
+    )
+    analyze.add_argument(
+        "--images", nargs="+", required=True, metavar="PLACE", help="folders, saved datasets or Parquet files"
+    )
+    analyze.add_argument("--reference", help="encoder to compare features with: Hub name, folder or module:function")
+    analyze.add_argument("--names", nargs="+", metavar="NAME", help="of the checkpoints, in their order")
+    analyze.add_argument(
+        "--max-images", type=int, default=500, metavar="N", help="evenly spaced over all (default: %(default)s)"
+    )
+    analyze.add_argument(
+        "--output", default="runs/analysis", help="folder for page, plots and figures (default: %(default)s)"
+    )
+    analyze.add_argument("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
+    analyze.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
+    analyze.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -163,6 +189,10 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .data.image_check import check_command
 
         return check_command(namespace)
+    if namespace.command == "analyze":
+        from .evaluation.analysis import analyze_command
+
+        return analyze_command(namespace)
     from .scoring.folder import score_command
 
     return score_command(namespace)

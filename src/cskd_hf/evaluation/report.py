@@ -7,10 +7,8 @@ import importlib.metadata
 import io
 import math
 import os
-import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,24 +17,15 @@ from PIL import Image
 
 from .comparison import LOWER_IS_BETTER, METRICS, Row, Summary, format_figure, paired_lines, summarise
 from .metrics import srcc
+from .plotting import BLUE, INK, ORANGE, open_figure, save_png, to_svg, write_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Seen well on white and on black.
-_BLUE, _ORANGE = "#3b82c4", "#d9822b"
-# Stands for the page's own text colour, which differs between light and dark mode.
-_INK = "#0a0b0c"
 _EXAMPLES = 6
 _THUMBNAIL = 320
 _MANY_POINTS = 2000
-_STYLE = {
-    "font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "cskd",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
-}  # fmt: skip
-
 Scatter = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
@@ -74,15 +63,12 @@ def write_report(
     Raises:
         ValueError: rows or pairs that do not fit together, see `evaluation.comparison`.
     """
-    import jinja2
-
     summaries = summarise(rows, names)
     true, predicted, scale = scatter
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     best, worst = _extremes(examples)
-    page = environment.get_template("report.html").render(
+    write_page(
+        Path(path),
+        "report.html",
         title=title,
         summary=summary,
         metrics=METRICS,
@@ -100,11 +86,6 @@ def write_report(
         strips=[("Scored highest", _cells(best)), ("Scored lowest", _cells(worst))],
         facts={**facts, **_software()},
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def save_overview_png(
@@ -121,7 +102,7 @@ def save_overview_png(
     summaries = summarise(rows, names, ("srcc",))
     true, predicted, scale = scatter
     strips = zip(("Scored highest", "Scored lowest"), _extremes(examples), (0.94, 0.47))
-    with _figure(12, 6, ink="#222222") as figure:
+    with open_figure(12, 6, ink="#222222") as figure:
         left, middle, right = figure.subfigures(1, 3, width_ratios=[4.5, 3.1, 4.4])
         axes = left.add_axes((0.42, 0.11, 0.54, 0.76))
         _draw_bars(axes, summaries, names, ink="#222222")
@@ -132,42 +113,14 @@ def save_overview_png(
         _heading(middle, 0.05, f"{len(true)} images, SRCC {_number(srcc(predicted, true))}")
         for heading, cells, top in strips:
             _draw_strip(right, heading, cells[:3], top)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, facecolor="white")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-
-
-@contextmanager
-def _figure(width: float, height: float, ink: str = _INK) -> Iterator[Figure]:
-    """A figure of inches (width, height) outside pyplot, which would keep it open and choose a screen to draw on."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
-    with matplotlib.rc_context(_STYLE | colours):
-        yield Figure(figsize=(width, height))
-
-
-def _svg(figure: Figure) -> Markup:
-    """The figure as an SVG element that takes the page's colours and width."""
-    from markupsafe import Markup
-
-    buffer = io.StringIO()
-    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=no_metadata)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # Groups repeat their ids in every figure of the page, and nothing refers to them.
-    return Markup(re.sub(r'<g id="[^"]*"', "<g", svg))
+        save_png(figure, Path(path))
 
 
 def _bars_svg(summaries: Sequence[Summary], names: Mapping[str, str]) -> Markup:
     groups = len({entry.name for entry in summaries})
-    with _figure(5.4, 0.6 + 0.16 * groups + 0.22 * len(summaries)) as figure:
-        _draw_bars(figure.add_subplot(), summaries, names, ink=_INK)
-        return _svg(figure)
+    with open_figure(5.4, 0.6 + 0.16 * groups + 0.22 * len(summaries)) as figure:
+        _draw_bars(figure.add_subplot(), summaries, names, ink=INK)
+        return to_svg(figure)
 
 
 def _draw_bars(axes: Axes, summaries: Sequence[Summary], names: Mapping[str, str], ink: str) -> None:
@@ -180,7 +133,7 @@ def _draw_bars(axes: Axes, summaries: Sequence[Summary], names: Mapping[str, str
         places = [groups.index(entry.name) + height * (number - (len(label_counts) - 1) / 2) for entry in entries]
         means = np.nan_to_num([entry.mean("srcc") for entry in entries])
         shade = 1 - 0.6 * (len(label_counts) - 1 - number) / max(len(label_counts) - 1, 1)
-        axes.barh(places, means, height=0.9 * height, color=_BLUE, alpha=shade, linewidth=0, label=f"{labels} labels")
+        axes.barh(places, means, height=0.9 * height, color=BLUE, alpha=shade, linewidth=0, label=f"{labels} labels")
         for place, mean, entry in zip(places, means, entries):
             std = entry.std("srcc") or 0.0
             if std > 0:  # neither a single seed nor NaN
@@ -198,9 +151,9 @@ def _draw_bars(axes: Axes, summaries: Sequence[Summary], names: Mapping[str, str
 
 
 def _scatter_svg(true: Sequence[float], predicted: Sequence[float], scale: Sequence[float]) -> Markup:
-    with _figure(4.6, 4.6) as figure:
+    with open_figure(4.6, 4.6) as figure:
         _draw_scatter(figure.add_subplot(), true, predicted, scale)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _draw_scatter(axes: Axes, true: Sequence[float], predicted: Sequence[float], scale: Sequence[float]) -> None:
@@ -209,7 +162,7 @@ def _draw_scatter(axes: Axes, true: Sequence[float], predicted: Sequence[float],
     low, high = max(both.min() - margin, scale[0]), min(both.max() + margin, scale[-1])
     axes.plot([low, high], [low, high], "--", color="#888888", linewidth=1)
     # Thousands of vector points make a page slow; a picture of them is small.
-    axes.scatter(true, predicted, s=11, color=_BLUE, alpha=0.45, linewidths=0, rasterized=len(true) > _MANY_POINTS)
+    axes.scatter(true, predicted, s=11, color=BLUE, alpha=0.45, linewidths=0, rasterized=len(true) > _MANY_POINTS)
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="mean rating", ylabel="predicted score")
     axes.set_aspect("equal")
     axes.locator_params(nbins=6)
@@ -220,10 +173,10 @@ def _curve_svg(lines: Sequence[Mapping[str, Any]]) -> Markup:
     losses = [(line["step"], line["loss"]) for line in lines if line.get("loss") is not None]
     metric = _evaluated(lines)
     evaluations = [(line["step"], line[metric]) for line in lines if metric and line.get(metric) is not None]
-    panels = [("training loss", losses, _BLUE)] if losses else []
+    panels = [("training loss", losses, BLUE)] if losses else []
     if evaluations:
-        panels.append((f"held out: {metric.removeprefix('eval_')}", evaluations, _ORANGE))
-    with _figure(4.6, 0.5 + 1.6 * max(len(panels), 1)) as figure:
+        panels.append((f"held out: {metric.removeprefix('eval_')}", evaluations, ORANGE))
+    with open_figure(4.6, 0.5 + 1.6 * max(len(panels), 1)) as figure:
         for number, (name, points, colour) in enumerate(panels, start=1):
             axes = figure.add_subplot(len(panels), 1, number)
             marker = "o" if len(points) < 15 else None
@@ -234,7 +187,7 @@ def _curve_svg(lines: Sequence[Mapping[str, Any]]) -> Markup:
             axes.set_xlim(0, max(line["step"] for line in lines))
         figure.axes[-1].set_xlabel("step")
         figure.align_ylabels()
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _evaluated(lines: Sequence[Mapping[str, Any]]) -> str | None:
