@@ -1,12 +1,159 @@
-"""Image encoders of transformers as backbones: how their output becomes one feature, or a spatial map."""
+"""Image encoders as backbones: how they are found, built and run, and how their output is pooled or becomes a map."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
+from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
+
+from .configuration_cskd import CSKDModuleConfig
+from .module_cskd import CSKDModule
+
+
+def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of image encoder that takes this config.
+
+    That of AutoModel; of AutoBackbone, where AutoModel has none or the config is that of a saved backbone; else the one
+    with `pixel_values` beside the config's class, as for the vision towers of BLIP, ALIGN or MetaCLIP 2.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kind = type(config)
+    if isinstance(config, CSKDModuleConfig):
+        return CSKDModule
+    backbone = AutoBackbone._model_mapping.get(kind, None)
+    if backbone is not None and (config.architectures or [None])[0] == backbone.__name__:
+        return backbone
+    found = AutoModel._model_mapping.get(kind, None)
+    if isinstance(found, tuple):  # several for one config: the first is the plain one
+        found = found[0]
+    found = found or backbone or _class_beside(kind)
+    if found is None:
+        raise ValueError(
+            f"transformers {transformers.__version__} has no encoder for model_type '{config.model_type}'."
+        )
+    return found
+
+
+def _class_beside(kind: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
+    name = kind.__module__.replace(".configuration_", ".modeling_")
+    if name == kind.__module__ or importlib.util.find_spec(name) is None:
+        return None
+    found = [
+        model
+        for model in vars(importlib.import_module(name)).values()
+        if inspect.isclass(model) and issubclass(model, PreTrainedModel) and model.config_class is kind
+        and "pixel_values" in inspect.signature(model.forward).parameters and "With" not in model.__name__
+    ]  # fmt: skip
+    return min(found, key=lambda model: not model.__name__.endswith("Model"), default=None)
+
+
+def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder with new weights."""
+    return encoder_class(config)._from_config(config)
+
+
+def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Of a CLIP-like model, the config of its vision tower; else the config itself."""
+    for name in ("vision_config", "image_config"):
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            return part
+    return config
+
+
+def find_part(model: nn.Module, encoder: nn.Module) -> nn.Module | None:
+    """The part of a model whose weights are those of the encoder by name and shape."""
+    wanted = {name: value.shape for name, value in encoder.state_dict().items()}
+    for module in model.modules():
+        if {name: value.shape for name, value in module.state_dict().items()} == wanted:
+            return module
+    return None
+
+
+def run_encoder(encoder: nn.Module, pixel_values: torch.Tensor, **kwargs: Any) -> ModelOutput:
+    """The encoder's output for `(batch_size, 3, height, width)`, with `last_hidden_state` also for a backbone.
+
+    Args:
+        kwargs: passed to the encoder, e.g. `output_hidden_states`.
+    """
+    parameters = inspect.signature(encoder.forward).parameters
+    height, width = pixel_values.shape[-2:]
+    if "interpolate_pos_encoding" in parameters and max(height, width) != image_side(encoder.config):
+        kwargs.setdefault("interpolate_pos_encoding", True)
+    if "spatial_shapes" in parameters:
+        kwargs = _packed_patches(pixel_values, encoder.config.patch_size) | kwargs
+    else:
+        kwargs["pixel_values"] = pixel_values
+    outputs = encoder(**kwargs)
+    if "feature_maps" in outputs and "last_hidden_state" not in outputs:
+        outputs["last_hidden_state"] = outputs["feature_maps"][-1]
+    return outputs
+
+
+def _packed_patches(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:
+    """The inputs of an encoder of images of any shape (SigLIP 2, NaFlex) for images of one shape.
+
+    Returns:
+        `pixel_values` `(batch_size, patches, patch_size * patch_size * channels)`, their mask and grid.
+
+    Raises:
+        ValueError: height or width is no multiple of the patch size.
+    """
+    batch, channels, height, width = pixel_values.shape
+    rows, columns = height // patch_size, width // patch_size
+    if (height, width) != (rows * patch_size, columns * patch_size):
+        raise ValueError(f"images of {height} x {width} pixels do not divide into patches of {patch_size} pixels.")
+    patches = pixel_values.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)  # (B, T, P * P * C)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+        # On the CPU: the encoder reads these numbers one by one.
+        "spatial_shapes": torch.tensor([[rows, columns]] * batch, device="cpu"),
+    }
+
+
+def image_side(config: PreTrainedConfig) -> int:
+    """The longer side in pixels of the images that an encoder is made for; 64 where its config names none."""
+    size = getattr(config, "image_size", None) or 64
+    return size if isinstance(size, int) else max(size)
+
+
+def find_feature_size(config: PreTrainedConfig, pooling: str) -> int:
+    """Width of the pooled feature of an encoder, by a dry run: without memory or weights, but for a module of one's own.
+
+    Raises:
+        ValueError: it makes no feature of an RGB image.
+    """
+    side = image_side(config)
+    try:
+        with torch.device("cpu" if isinstance(config, CSKDModuleConfig) else "meta"), torch.no_grad():
+            encoder = build_encoder(config).eval()
+            outputs = run_encoder(encoder, torch.zeros(1, 3, side, side))
+        return pool_features(outputs, pooling).shape[-1]
+    except Exception as error:
+        raise ValueError(
+            f"an encoder of model_type '{config.model_type}' cannot be a backbone: {refusal(error, config)}"
+        ) from error
+
+
+def refusal(error: Exception, config: PreTrainedConfig) -> str:
+    """Why an encoder cannot serve, from what it raised when it was built or run."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if isinstance(error, ImportError):
+        extra = ", the extra of the same name: pip install 'cskd_hf[timm]'" if "timm" in text else ""
+        return f"it needs a library that is not installed{extra} ({text})"
+    side = image_side(config)
+    return f"given one RGB image of {side} x {side} pixels, it fails with {type(error).__name__}: {text}"
 
 
 def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
@@ -73,6 +220,7 @@ def _token_grid(tokens: int, image_size: tuple[int, int], backbone_config: Any) 
     """Height and width in patches of the grid that so many tokens form, or None."""
     registers = getattr(backbone_config, "num_register_tokens", None) or 0
     specials = [registers + n for n in (0, 1, 2)]  # none, CLS, CLS and distillation
+    specials.append(getattr(backbone_config, "n_cls_tokens", 0))  # Pixio
     for stage in range(6):  # each stage of a hierarchical encoder halves the grid
         strides = [side * 2**stage for side in _patch_stride(backbone_config)]
         for rounded in (lambda n, s: n // s, lambda n, s: -(-n // s)):
