@@ -29,6 +29,9 @@ def _register_models(module: ModuleType) -> None:
 
     for auto_class in (AutoModel, AutoModelForImageClassification):
         auto_class.register(module.CSKDConfig, module.CSKDForImageAesthetics, exist_ok=True)
+    from .models.module_cskd import CSKDModule
+
+    AutoModel.register(CSKDModule.config_class, CSKDModule, exist_ok=True)
 
 
 def _register_pipeline(module: ModuleType) -> None:

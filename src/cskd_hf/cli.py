@@ -50,6 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="cskd-hf", description="CSKD: image aesthetics models from CLIP, few ratings and many unrated images."
     )
     parser.add_argument("--version", action="version", version=f"cskd-hf {__version__}")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers encoders of your own (or module:function) before anything is loaded",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (settings_class, summary) in _TRAINING.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
@@ -83,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
     score.add_argument("--top", type=int, default=0, metavar="N", help="show only the best N")
     score.add_argument("--quiet", action="store_true", help="no progress bar")
+    encoders = commands.add_parser(
+        "encoders", help="which image encoders of transformers can be aligned, and how", allow_abbrev=False
+    )
+    encoders.add_argument("families", nargs="*", metavar="FAMILY", help="only these, e.g. vit swin clip")
+    encoders.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -127,6 +140,10 @@ def _calm_libraries() -> None:
 
 def _dispatch(namespace: argparse.Namespace) -> int:
     _calm_libraries()
+    if namespace.imports:
+        from .training.own_encoders import import_encoders
+
+        import_encoders(namespace.imports)
     if namespace.command in _TRAINING:
         settings = settings_from(namespace, _TRAINING[namespace.command][0])
         return _train(namespace.command, settings)
@@ -134,6 +151,10 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .demo import run_demo
 
         return run_demo(namespace.output, seeds=namespace.seeds, labels=namespace.labels, quick=namespace.quick)
+    if namespace.command == "encoders":
+        from .training.encoder_survey import encoders_command
+
+        return encoders_command(namespace.families, namespace.json)
     from .scoring.folder import score_command
 
     return score_command(namespace)

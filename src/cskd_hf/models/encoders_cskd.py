@@ -11,11 +11,15 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoBackbone, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_cskd import CSKDModuleConfig
 from .module_cskd import CSKDModule
+
+
+class UnfitEncoder(ValueError):
+    """An encoder that cannot make one feature of an RGB image; the message says why."""
 
 
 def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -25,21 +29,21 @@ def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     with `pixel_values` beside the config's class, as for the vision towers of BLIP, ALIGN or MetaCLIP 2.
 
     Raises:
-        ValueError: there is none.
+        UnfitEncoder: there is none.
     """
     kind = type(config)
     if isinstance(config, CSKDModuleConfig):
         return CSKDModule
-    backbone = AutoBackbone._model_mapping.get(kind, None)
+    backbone = transformers.AutoBackbone._model_mapping.get(kind, None)
     if backbone is not None and (config.architectures or [None])[0] == backbone.__name__:
         return backbone
-    found = AutoModel._model_mapping.get(kind, None)
+    found = transformers.AutoModel._model_mapping.get(kind, None)
     if isinstance(found, tuple):  # several for one config: the first is the plain one
         found = found[0]
     found = found or backbone or _class_beside(kind)
     if found is None:
-        raise ValueError(
-            f"transformers {transformers.__version__} has no encoder for model_type '{config.model_type}'."
+        raise UnfitEncoder(
+            f"transformers {transformers.__version__} has no class for it alone that takes pixel values"
         )
     return found
 
@@ -103,7 +107,7 @@ def _packed_patches(pixel_values: torch.Tensor, patch_size: int) -> dict[str, to
     """The inputs of an encoder of images of any shape (SigLIP 2, NaFlex) for images of one shape.
 
     Returns:
-        `pixel_values` `(batch_size, patches, patch_size * patch_size * channels)`, their mask and grid.
+        `pixel_values` `(batch_size, patches, patch_size * patch_size * channels)`, no mask, as none is padded, and the grid.
 
     Raises:
         ValueError: height or width is no multiple of the patch size.
@@ -116,7 +120,7 @@ def _packed_patches(pixel_values: torch.Tensor, patch_size: int) -> dict[str, to
     patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)  # (B, T, P * P * C)
     return {
         "pixel_values": patches,
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
+        "pixel_attention_mask": None,
         # On the CPU: the encoder reads these numbers one by one.
         "spatial_shapes": torch.tensor([[rows, columns]] * batch, device="cpu"),
     }
@@ -129,31 +133,68 @@ def image_side(config: PreTrainedConfig) -> int:
 
 
 def find_feature_size(config: PreTrainedConfig, pooling: str) -> int:
-    """Width of the pooled feature of an encoder, by a dry run: without memory or weights, but for a module of one's own.
+    """Width of the pooled feature of an encoder, by a dry run: without memory or weights where it can do without.
 
     Raises:
-        ValueError: it makes no feature of an RGB image.
+        ValueError: it makes no feature of an RGB image; the message says why.
     """
-    side = image_side(config)
     try:
-        with torch.device("cpu" if isinstance(config, CSKDModuleConfig) else "meta"), torch.no_grad():
-            encoder = build_encoder(config).eval()
-            outputs = run_encoder(encoder, torch.zeros(1, 3, side, side))
-        return pool_features(outputs, pooling).shape[-1]
+        _check_inputs(encoder_class(config), config)
+        if not isinstance(config, CSKDModuleConfig):
+            try:
+                return _dry_run(config, pooling, "meta")
+            except (RuntimeError, NotImplementedError) as error:
+                if "meta" not in str(error):
+                    raise
+        return _dry_run(config, pooling, "cpu")
     except Exception as error:
         raise ValueError(
-            f"an encoder of model_type '{config.model_type}' cannot be a backbone: {refusal(error, config)}"
+            f"an encoder of model_type '{config.model_type}' cannot be a backbone: {refusal(error, config)}. "
+            "`cskd-hf encoders` lists those that can."
         ) from error
+
+
+@torch.no_grad()
+def _dry_run(config: PreTrainedConfig, pooling: str, device: str) -> int:
+    side = image_side(config)
+    with torch.device(device):
+        outputs = run_encoder(build_encoder(config).eval(), torch.zeros(2, 3, side, side))
+        pooled = pool_features(outputs, pooling)
+    hidden = outputs.get("last_hidden_state")
+    if hidden is not None and hidden.dim() == 4 and hidden.shape[1] == hidden.shape[2] != hidden.shape[3]:
+        raise UnfitEncoder(f"its map of a square image is {tuple(hidden.shape)}, not (batch, channels, height, width)")
+    if pooled.dim() != 2 or len(pooled) != 2:
+        raise UnfitEncoder(f"it gives a feature of shape {tuple(pooled.shape)} for 2 images; (2, width) is needed")
+    return pooled.shape[-1]
+
+
+def _check_inputs(kind: type[PreTrainedModel], config: PreTrainedConfig) -> None:
+    """Refuse an encoder that cannot be given pixel values alone."""
+    parameters = inspect.signature(kind.forward).parameters
+    if "pixel_values" not in parameters:
+        raise UnfitEncoder(f"it takes {', '.join(list(parameters)[1:3])}, no pixel_values")
+    others = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    } - {"self", "pixel_values"}
+    if others and "spatial_shapes" not in others:
+        raise UnfitEncoder(f"it needs {', '.join(sorted(others))} beside pixel_values")
+    if (getattr(config, "num_frames", None) or 1) > 1:
+        raise UnfitEncoder(f"it is made for video (num_frames={config.num_frames})")
 
 
 def refusal(error: Exception, config: PreTrainedConfig) -> str:
     """Why an encoder cannot serve, from what it raised when it was built or run."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+    if isinstance(error, UnfitEncoder):
+        return text
     if isinstance(error, ImportError):
-        extra = ", the extra of the same name: pip install 'cskd_hf[timm]'" if "timm" in text else ""
-        return f"it needs a library that is not installed{extra} ({text})"
+        if "timm" in text:
+            return "it needs timm, which is an extra: pip install 'cskd_hf[timm]'"
+        return f"it needs a library that is not installed ({text})"
     side = image_side(config)
-    return f"given one RGB image of {side} x {side} pixels, it fails with {type(error).__name__}: {text}"
+    return f"given RGB images of {side} x {side} pixels, it fails with {type(error).__name__}: {text}"
 
 
 def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
@@ -220,7 +261,8 @@ def _token_grid(tokens: int, image_size: tuple[int, int], backbone_config: Any) 
     """Height and width in patches of the grid that so many tokens form, or None."""
     registers = getattr(backbone_config, "num_register_tokens", None) or 0
     specials = [registers + n for n in (0, 1, 2)]  # none, CLS, CLS and distillation
-    specials.append(getattr(backbone_config, "n_cls_tokens", 0))  # Pixio
+    # Pixio, RADIO
+    specials += [getattr(backbone_config, name, 0) for name in ("n_cls_tokens", "num_summary_tokens")]
     for stage in range(6):  # each stage of a hierarchical encoder halves the grid
         strides = [side * 2**stage for side in _patch_stride(backbone_config)]
         for rounded in (lambda n, s: n // s, lambda n, s: -(-n // s)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections.abc import Sequence
@@ -47,7 +46,12 @@ _TINY_LISTS = {
 }
 # Families whose fields depend on each other.
 _OVERRIDES: dict[str, dict[str, Any]] = {
+    "align_vision_model": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
     "bit": {"num_groups": 4},
+    "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
+    "levit": {"hidden_sizes": [16, 32, 48]},
+    "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32},
+    "textnet": {"stem_out_channels": 8},
 }
 
 
@@ -144,6 +148,8 @@ def _tiny_fields(config: PreTrainedConfig) -> dict[str, Any]:
             fields[name] = min(value, _TINY_NUMBERS[name]) if value > 0 else value
         elif isinstance(value, (list, tuple)) and name in _TINY_LISTS:
             fields[name] = [_TINY_LISTS[name](stage) for stage in range(len(value))]
+    if "embed_dim" in fields and "depths" in fields:
+        fields.pop("hidden_size", None)  # it follows from these two
     return fields | _OVERRIDES.get(config.model_type, {})
 
 
@@ -177,33 +183,13 @@ def survey_encoder(family: EncoderFamily) -> EncoderReport:
     config = None
     try:
         config = tiny_config(family.config_class)
-        kind = encoder_class(config)
-        known["encoder"] = kind.__name__
-        if reason := _other_inputs(kind):
-            return EncoderReport(**known, reason=reason)
+        known["encoder"] = encoder_class(config).__name__
         return EncoderReport(**known, **_try_encoder(config), supported=True)
     except Exception as error:  # whatever a family raises is the reason why it cannot serve
         cause = error.__cause__ or error
-        return EncoderReport(
-            **known, reason=refusal(cause, config) if config is not None else f"no tiny config: {cause}"
-        )
-
-
-def _other_inputs(kind: type) -> str:
-    """Why an encoder cannot be given pixel values alone, or nothing."""
-    parameters = inspect.signature(kind.forward).parameters
-    if "pixel_values" not in parameters:
-        return f"it takes {', '.join(list(parameters)[1:3])}, no pixel_values"
-    needed = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty
-        and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        and name not in ("self", "pixel_values")
-    ]
-    if needed and "spatial_shapes" not in needed:
-        return f"it needs {', '.join(needed)} beside pixel_values"
-    return ""
+        if config is None:
+            return EncoderReport(**known, reason=f"no tiny config of it can be made: {str(cause)[:120]}")
+        return EncoderReport(**known, reason=refusal(cause, config))
 
 
 def _try_encoder(config: PreTrainedConfig) -> dict[str, Any]:
@@ -226,7 +212,7 @@ def _try_encoder(config: PreTrainedConfig) -> dict[str, Any]:
         "feature": "pooler_output" if pooled else "mean of the map" if hidden.dim() == 4 else "mean of the tokens",
         "width": _width_field(model.config.backbone_config, model.config.feature_size),
         "map": kind,
-        "gradient_checkpointing": _recomputes(model),
+        "gradient_checkpointing": _recomputes(model, pixels),
         "attentions": _gives_attention(model, pixels),
     }
 
@@ -241,12 +227,24 @@ def _width_field(config: PreTrainedConfig, width: int) -> str:
     return ""
 
 
-def _recomputes(model: CSKDForFeatureAlignment) -> bool:
+def _recomputes(model: CSKDForFeatureAlignment, pixels: torch.Tensor) -> bool:
+    """Whether gradient checkpointing is offered, and used."""
     try:
         model.gradient_checkpointing_enable()
     except ValueError:
         return False
-    return True
+    calls = []
+
+    def count(function: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(function)
+        return function(*args, **kwargs)
+
+    for module in model.modules():
+        if hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = count
+    model.train()(pixels)
+    model.eval().gradient_checkpointing_disable()
+    return bool(calls)
 
 
 @torch.no_grad()
