@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "CSKDConfig": "models.configuration_cskd",
+    "CSKDModuleConfig": "models.configuration_cskd",
+    "register_encoder": "models.module_cskd",
     "CSKDPreTrainedModel": "models.modeling_cskd",
     "CSKDForFeatureAlignment": "models.modeling_cskd",
     "CSKDForImageAesthetics": "models.modeling_cskd",
@@ -31,7 +33,7 @@ _MODULE_OF = {
 
 if TYPE_CHECKING:
     from .data.ratings import RatingsError, load_ratings, score_values_of
-    from .models.configuration_cskd import CSKDConfig
+    from .models.configuration_cskd import CSKDConfig, CSKDModuleConfig
     from .models.image_loading_cskd import ImageLoadError, load_image
     from .models.modeling_cskd import (
         CSKDFeatureAlignmentOutput,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         CSKDImageAestheticsOutput,
         CSKDPreTrainedModel,
     )
+    from .models.module_cskd import register_encoder
     from .models.pipeline_cskd import ImageAestheticsPipeline
     from .training.reference import ReferenceEncoder
 

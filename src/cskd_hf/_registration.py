@@ -20,7 +20,8 @@ _MODELS = f"{__package__}.models"
 def _register_config(module: ModuleType) -> None:
     from transformers import AutoConfig
 
-    AutoConfig.register(module.CSKDConfig.model_type, module.CSKDConfig, exist_ok=True)
+    for config_class in (module.CSKDConfig, module.CSKDModuleConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
 
 def _register_models(module: ModuleType) -> None:
@@ -28,6 +29,9 @@ def _register_models(module: ModuleType) -> None:
 
     for auto_class in (AutoModel, AutoModelForImageClassification):
         auto_class.register(module.CSKDConfig, module.CSKDForImageAesthetics, exist_ok=True)
+    from .models.module_cskd import CSKDModule
+
+    AutoModel.register(CSKDModule.config_class, CSKDModule, exist_ok=True)
 
 
 def _register_pipeline(module: ModuleType) -> None:

@@ -51,6 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="cskd-hf", description="CSKD: image aesthetics models from CLIP, few ratings and many unrated images."
     )
     parser.add_argument("--version", action="version", version=f"cskd-hf {__version__}")
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module that registers encoders of your own (or module:function) before anything is loaded",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (settings_class, summary) in _TRAINING.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
@@ -107,6 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--output", metavar="FILE", help="also write counts and all pairs to this .json file")
     check.add_argument("--quiet", action="store_true", help="no progress bars")
     _add_analyze(commands)
+    encoders = commands.add_parser(
+        "encoders", help="which image encoders of transformers can be aligned, and how", allow_abbrev=False
+    )
+    encoders.add_argument("families", nargs="*", metavar="FAMILY", help="only these, e.g. vit swin clip")
+    encoders.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -176,6 +189,10 @@ def _calm_libraries() -> None:
 
 def _dispatch(namespace: argparse.Namespace) -> int:
     _calm_libraries()
+    if namespace.imports:
+        from .training.own_encoders import import_encoders
+
+        import_encoders(namespace.imports)
     if namespace.command in _TRAINING:
         settings = settings_from(namespace, _TRAINING[namespace.command][0])
         return _train(namespace.command, settings)
@@ -193,6 +210,10 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .evaluation.analysis import analyze_command
 
         return analyze_command(namespace)
+    if namespace.command == "encoders":
+        from .training.encoder_survey import encoders_command
+
+        return encoders_command(namespace.families, namespace.json)
     from .scoring.folder import score_command
 
     return score_command(namespace)

@@ -80,12 +80,38 @@ class CSKDConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
 
+@strict
+class CSKDModuleConfig(PreTrainedConfig):
+    r"""
+    Configuration of an encoder that is a module of one's own; see `register_encoder`.
+
+    Args:
+        factory (`str`): the name under which its function is registered.
+        kwargs (`dict`, *optional*): arguments of the function, in JSON.
+        image_size (`int`, *optional*, defaults to 224): side in pixels of its images.
+        patch_size (`int`, *optional*): side in pixels of the patches, where it returns tokens.
+    """
+
+    model_type = "cskd_module"
+
+    factory: str = ""
+    kwargs: dict | None = None
+    image_size: int = 224
+    patch_size: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.kwargs = self.kwargs or {}
+        super().__post_init__(**kwargs)
+
+
 def _backbone_from_dict(backbone: dict[str, Any]) -> PreTrainedConfig:
     if "model_type" not in backbone:
         raise ValueError(
             "backbone_config has no 'model_type'; give the encoder's, e.g. {'model_type': 'resnet', ...}. "
             f"Keys given: {sorted(backbone)}."
         )
+    if backbone["model_type"] == CSKDModuleConfig.model_type:
+        return CSKDModuleConfig.from_dict(backbone)
     return AutoConfig.for_model(**backbone)
 
 
@@ -117,4 +143,4 @@ def _checked_references(references: Any) -> list[dict[str, Any]]:
     return checked
 
 
-__all__ = ["CSKDConfig"]
+__all__ = ["CSKDConfig", "CSKDModuleConfig"]

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
 from transformers.utils import ModelOutput
 
 from .configuration_cskd import CSKDConfig
+from .encoders_cskd import (
+    build_encoder,
+    encoder_class,
+    find_feature_size,
+    find_part,
+    pool_features,
+    run_encoder,
+    spatial_features,
+    vision_config,
+)
 
 
 @dataclass
@@ -80,52 +91,6 @@ def squared_emd(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return difference.square().mean(-1)
 
 
-def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
-    """One feature for each image, `(batch_size, feature_size)`, from an encoder's output; see `CSKDConfig.pooling`."""
-    hidden = outputs.last_hidden_state if "last_hidden_state" in outputs else None
-    pooler = outputs.pooler_output if "pooler_output" in outputs else None
-    if pooling == "pooler" or (pooling == "auto" and pooler is not None):
-        if pooler is None:
-            raise ValueError(
-                "pooling='pooler', but this encoder returns no pooler_output; use 'auto', 'mean' or 'cls'."
-            )
-        return pooler.flatten(1)
-    if hidden is None:
-        raise ValueError(f"pooling={pooling!r} needs last_hidden_state, which this encoder does not return.")
-    if hidden.dim() == 4:  # (B, C, H, W)
-        if pooling == "cls":
-            raise ValueError(
-                "pooling='cls' needs tokens, but this encoder returns a feature map; use 'auto' or 'mean'."
-            )
-        return hidden.mean(dim=(2, 3))
-    return hidden[:, 0] if pooling == "cls" else hidden.mean(dim=1)  # (B, T, C) -> (B, C)
-
-
-def _side(backbone_config: Any) -> int:
-    size = getattr(backbone_config, "image_size", None) or 64
-    return size if isinstance(size, int) else max(size)
-
-
-def find_feature_size(backbone_config: Any, pooling: str) -> int:
-    """Width of the pooled feature of an encoder, by a dry run without memory or weights."""
-    side = _side(backbone_config)
-    try:
-        with torch.device("meta"):
-            backbone = AutoModel.from_config(backbone_config).eval()
-            outputs = backbone(pixel_values=torch.zeros(1, 3, side, side))
-        return pool_features(outputs, pooling).shape[-1]
-    except Exception as error:
-        raise ValueError(
-            f"an encoder of model_type '{backbone_config.model_type}' cannot be a backbone: given one RGB image of "
-            f"{side} x {side} pixels, it fails with {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        ) from error
-
-
-def _interpolates(backbone: nn.Module) -> bool:
-    """Whether an encoder of fixed size takes other sizes when it is asked to."""
-    return "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
-
-
 class CSKDPreTrainedModel(PreTrainedModel):
     """Encoder, pooling and projectors, shared by the two CSKD models; weight initialisation and loading."""
 
@@ -144,7 +109,7 @@ class CSKDPreTrainedModel(PreTrainedModel):
             )
         if config.feature_size is None:
             config.feature_size = find_feature_size(config.backbone_config, config.pooling)
-        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.backbone = build_encoder(config.backbone_config)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.projectors = nn.ModuleList(
             _projector(config, reference["dim"]) for reference in config.reference_encoders
@@ -158,6 +123,10 @@ class CSKDPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        # The encoder's own way: timm models have another.
+        self.backbone._set_gradient_checkpointing(*args, **kwargs)
+
     def encode(self, pixel_values: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, ModelOutput]:
         """Pooled feature `(batch_size, feature_size)` and the encoder's whole output.
 
@@ -165,10 +134,12 @@ class CSKDPreTrainedModel(PreTrainedModel):
             pixel_values: `(batch_size, channels, height, width)`, as the image processor returns them.
             kwargs: passed to the encoder, e.g. `output_hidden_states`, `output_attentions`.
         """
-        if max(pixel_values.shape[-2:]) != _side(self.config.backbone_config) and _interpolates(self.backbone):
-            kwargs.setdefault("interpolate_pos_encoding", True)
-        outputs = self.backbone(pixel_values=pixel_values, **kwargs)
+        outputs = run_encoder(self.backbone, pixel_values, **kwargs)
         return pool_features(outputs, self.config.pooling), outputs
+
+    def feature_map(self, outputs: ModelOutput, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The encoder's map `(batch_size, channels, height, width)` of these images; see [`spatial_features`]."""
+        return spatial_features(outputs, pixel_values.shape, self.config.backbone_config)
 
     def project(self, pooled: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`(batch_size, feature_size)` -> one `(batch_size, dim)` for each reference encoder."""
@@ -200,9 +171,11 @@ class CSKDPreTrainedModel(PreTrainedModel):
         # A copy: the caller keeps its config, and the maker's local path does not travel with the checkpoint.
         fields["backbone_config"] = copy.deepcopy(fields["backbone_config"])
         fields["backbone_config"]._name_or_path = ""
+        if isinstance(backbone, BackboneMixin):
+            fields["backbone_config"].architectures = [type(backbone).__name__]
         model = cls(CSKDConfig(**{**fields, **config_kwargs}))
         if type(backbone) is not type(model.backbone):
-            backbone = backbone.base_model  # of a classifier or the like
+            backbone = find_part(backbone, model.backbone) or backbone.base_model  # of a classifier or the like
         missing, unexpected = model.backbone.load_state_dict(backbone.state_dict(), strict=False)
         if missing or unexpected:
             raise ValueError(
@@ -238,17 +211,35 @@ def load_encoder(name_or_path: str) -> tuple[PreTrainedModel, str]:
     config = AutoConfig.from_pretrained(name_or_path)
     if config.model_type == CSKDConfig.model_type:
         return CSKDForFeatureAlignment.from_pretrained(name_or_path, dtype=torch.float32), "auto"
-    config = getattr(config, "vision_config", config)
-    model, loaded = AutoModel.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, output_loading_info=True
-    )
+    whole, config = config, vision_config(config)
+    kind = encoder_class(config)
+    model, loaded = kind.from_pretrained(name_or_path, config=config, dtype=torch.float32, output_loading_info=True)
     missing = sorted(loaded["missing_keys"])
+    if any("pooler" not in name for name in missing):
+        model, missing = _part_of_whole(name_or_path, whole, model)
     if lacking := [name for name in missing if "pooler" not in name]:
         raise ValueError(
-            f"'{name_or_path}' holds no weights for {len(lacking)} parts of {type(model).__name__}, {lacking[0]} among "
+            f"'{name_or_path}' holds no weights for {len(lacking)} parts of {kind.__name__}, {lacking[0]} among "
             "them; give a checkpoint of the image encoder itself."
         )
     return model, "cls" if missing else "auto"
+
+
+def _part_of_whole(
+    name_or_path: str, config: PreTrainedConfig, encoder: PreTrainedModel
+) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder taken out of the model that the checkpoint is of, and the names of weights that it lacks."""
+    saved = getattr(transformers, (config.architectures or [""])[0], None)
+    if saved is None:
+        saved = encoder_class(config)
+    model, loaded = saved.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    part = find_part(model, encoder)
+    if part is None:
+        return encoder, sorted(encoder.state_dict())
+    encoder.load_state_dict(part.state_dict())
+    prefix = next(name for name, module in model.named_modules() if module is part)
+    prefix = prefix and prefix + "."
+    return encoder, sorted(name for name in loaded["missing_keys"] if name.startswith(prefix))
 
 
 class CSKDForFeatureAlignment(CSKDPreTrainedModel):
@@ -368,4 +359,6 @@ __all__ = [
     "CSKDForImageAesthetics",
     "CSKDImageAestheticsOutput",
     "CSKDPreTrainedModel",
+    "pool_features",
+    "spatial_features",
 ]

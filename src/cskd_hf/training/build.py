@@ -16,9 +16,11 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from ..data.ratings import load_ratings
 from ..data.views import Preprocessing
-from ..models.configuration_cskd import CSKDConfig
+from ..models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
+from ..models.module_cskd import register_encoder
 from .arguments import EncoderSettings, RatedSettings, SettingsError
+from .own_encoders import import_function, names_function
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ def build_model(
     """
     kwargs = config_kwargs | ({"pooling": settings.pooling} if settings.pooling != "auto" else {})
     path = Path(settings.encoder)
+    if names_function(settings.encoder) and not path.exists():
+        register_encoder(settings.encoder, import_function(settings.encoder))
+        size = {"image_size": settings.image_size} if settings.image_size else {}
+        return model_class(CSKDConfig(backbone_config=CSKDModuleConfig(factory=settings.encoder, **size), **kwargs))
     if path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path):
         logger.info("'%s' holds a config only: starting from random weights", path)
         return model_class(_config_without_weights(path, kwargs))
@@ -62,11 +68,14 @@ def _config_without_weights(path: Path, kwargs: dict[str, Any]) -> CSKDConfig:
 def build_preprocessing(settings: EncoderSettings, model: CSKDPreTrainedModel) -> Preprocessing:
     """Preprocessing of the encoder: its own where it has one, else its image size with ImageNet's mean and std."""
     path = Path(settings.encoder)
+    own = isinstance(model.config.backbone_config, CSKDModuleConfig) and not path.exists()
     folder = path.parent if path.suffix == ".json" else path
     try:
+        if own:
+            raise OSError("a function has no folder with an image processor")
         preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(str(folder)))
     except OSError:
-        if not path.exists():
+        if not path.exists() and not own:
             raise
         side = getattr(model.config.backbone_config, "image_size", None) or 224
         preprocessing = Preprocessing(size=(side, side) if isinstance(side, int) else tuple(side))
