@@ -15,7 +15,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,10 +251,9 @@ def find_damage(folder: Path, records: Iterable[dict[str, Any]], checksums: bool
         return {record["file"]: wrong for record, wrong in zip(records, pool.map(look, records)) if wrong}
 
 
-def payload_offset(file: Path) -> int:
+def payload_offset(content: Sequence[int]) -> int:
     """Where the numbers begin in a safetensors file of one tensor: after the header and its length."""
-    with open(file, "rb") as opened:
-        return 8 + int.from_bytes(opened.read(8), "little")
+    return 8 + int.from_bytes(content[:8], "little")
 
 
 def _checksum(path: Path) -> str:
