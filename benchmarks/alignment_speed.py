@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, MobileNetV2Config, ResNetConfig
+from transformers.utils import logging as transformers_logging
 
 from cskd_hf.data.ratings import rated_subset, select_split
 from cskd_hf.data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
@@ -177,11 +178,11 @@ def parse() -> argparse.Namespace:
         "--quick", action="store_true", help="few and small steps: shows that it works, proves nothing"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="counted steps of each run")
+    parser.add_argument("--steps", type=int, default=4, help="counted steps of each run")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--photographs", type=int, default=65)
+    parser.add_argument("--photographs", type=int, default=49)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--align-steps", type=int, default=300)
+    parser.add_argument("--align-steps", type=int, default=250)
     parser.add_argument("--unlabelled", type=int, default=3000)
     parser.add_argument("--rated", type=int, default=600)
     args = parser.parse_args()
@@ -194,6 +195,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         speed = measure_speed(Path(work), args)

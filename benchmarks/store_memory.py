@@ -28,6 +28,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from torch import nn
 from transformers import ResNetConfig
+from transformers.utils import logging as transformers_logging
 
 from cskd_hf.data import teacher_features
 from cskd_hf.data.views import Preprocessing
@@ -140,6 +141,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     if args.child:
         work, *numbers = args.child
         return measured_run(Path(work), *map(int, numbers[:3]), keep_mapped=numbers[3] == "kept")
