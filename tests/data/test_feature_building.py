@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import random
 import signal
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -130,6 +132,19 @@ def test_runs_that_build_at_once_share_the_work(tmp_path, photographs, unbroken)
     for process in runs:
         process.join(60)
     assert [process.exitcode for process in runs] == [0, 0]
+    assert contents(tmp_path / "store") == unbroken
+    assert sum(map(int, (tmp_path / "views").read_text().split())) == 2 + 40 * 3
+
+
+@pytest.mark.parametrize("locks", [None, OSError(errno.ENOLCK, "No locks available")], ids=["none", "refused"])
+def test_processes_keep_to_their_own_shards_where_there_are_no_locks(
+    tmp_path, photographs, unbroken, locks, monkeypatch
+):
+    fcntl = mock.Mock(LOCK_EX=2, LOCK_NB=4, LOCK_UN=8, lockf=mock.Mock(side_effect=locks)) if locks else None
+    monkeypatch.setattr("cskd_hf.data.feature_shards.fcntl", fcntl)
+    for process in (started := start(tmp_path / "store", photographs, 2, Listed(tmp_path / "views"))):
+        process.join(60)
+    assert [process.exitcode for process in started] == [0, 0]
     assert contents(tmp_path / "store") == unbroken
     assert sum(map(int, (tmp_path / "views").read_text().split())) == 2 + 40 * 3
 

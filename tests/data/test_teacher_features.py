@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,13 +41,32 @@ def test_blocks_are_all_features_in_order(store):
     assert torch.equal(torch.cat(blocks), rows)
 
 
-def test_mappings_are_given_up_again(store, monkeypatch):
-    monkeypatch.setattr("cskd_hf.data.teacher_features._READS_A_MAPPING", 5)
+def resident(file) -> int:
+    """KiB of a file that this process has mapped and resident."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [number for number, line in enumerate(lines) if line.endswith(str(file))]
+    return sum(int(next(line for line in lines[start:] if line.startswith("Rss:")).split()[1]) for start in starts)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is resident")
+def test_memory_is_given_back_every_few_reads(store, monkeypatch):
+    monkeypatch.setattr("cskd_hf.data.teacher_features._READS_KEPT", 4)
+    first = store.folder / store.layout.file(0)
+    values = [store[index, 0] for index in (0, 1, 8, 9)]
+    assert resident(first) > 0
+    store[15, 0]
+    assert resident(first) == 0 and resident(store.folder / store.layout.file(2)) > 0
+    assert [value.tolist() for value in values] == [store[index, 0].tolist() for index in (0, 1, 8, 9)]
+
+
+def test_no_more_files_stay_open_than_allowed(store, monkeypatch):
+    monkeypatch.setattr("cskd_hf.data.teacher_features._READS_KEPT", 2)
+    monkeypatch.setattr("cskd_hf.data.teacher_features._FILES_MAPPED", 3)
     mapped = []
-    for index in range(0, 40, 7):
+    for index in [*range(0, 40, 7)] * 2:
         store[index, 0]
         mapped.append(len(store._mapped))
-    assert mapped == [1, 2, 3, 4, 1, 2]
+    assert max(mapped) == 4
 
 
 class Rows(torch.utils.data.Dataset):

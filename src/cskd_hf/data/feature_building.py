@@ -89,7 +89,7 @@ class FeatureBuilder:
             ImageLoadError: none of the images can be read.
         """
         self._drop_damaged()
-        self.claims = ShardClaims(self.folder.path)
+        self.claims = ShardClaims(self.folder.path, self.rank, self.world_size)
         hidden = self.quiet or self.rank != 0
         try:
             with tqdm(total=len(self.images), desc="reference features", unit="image", disable=hidden) as self._bar:

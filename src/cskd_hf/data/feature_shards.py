@@ -11,11 +11,12 @@ with what is there, and a shard that is removed from a finished store is the onl
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from safetensors.numpy import save
 
 try:
     import fcntl
-except ImportError:  # Windows: processes keep to their own shards, but two runs at once may do the same work
+except ImportError:  # Windows
     fcntl = None
 
 _MANIFEST, _BUILDING, _LOCK = "manifest.json", "building.json", "building.lock"
@@ -165,25 +166,33 @@ class StoreFolder:
 class ShardClaims:
     """Which shards are this process's to write, among all processes of all runs that build in the same folder.
 
-    Each is a lock on one byte of a file: the system lifts it when the process ends, however it ends.
+    Each is a lock on one byte of a file: the system lifts it when the process ends, however it ends. Where there are no
+    such locks, a process keeps to every `world_size`-th shard; then only one run at a time may build in a folder.
+
+    Args:
+        folder: of the store.
+        rank, world_size: of this process, among those of its run.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
         self._file = open(folder / _LOCK, "ab")
 
     def take(self, number: int) -> bool:
-        """Whether this process may write shard `number`; True as well where the file system knows no locks."""
+        """Whether this process may write shard `number` (or the manifest, which is one more)."""
+        own = number % self.world_size == self.rank
         if fcntl is None:
-            return True
+            return own
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
+            return own and error.errno not in (errno.EACCES, errno.EAGAIN)
         return True
 
     def release(self, number: int) -> None:
         if fcntl is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+            with contextlib.suppress(OSError):  # no locks, as in `take`
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
 
     def close(self) -> None:
         self._file.close()
@@ -251,10 +260,9 @@ def find_damage(folder: Path, records: Iterable[dict[str, Any]], checksums: bool
         return {record["file"]: wrong for record, wrong in zip(records, pool.map(look, records)) if wrong}
 
 
-def payload_offset(file: Path) -> int:
+def payload_offset(content: Sequence[int]) -> int:
     """Where the numbers begin in a safetensors file of one tensor: after the header and its length."""
-    with open(file, "rb") as opened:
-        return 8 + int.from_bytes(opened.read(8), "little")
+    return 8 + int.from_bytes(content[:8], "little")
 
 
 def _checksum(path: Path) -> str:

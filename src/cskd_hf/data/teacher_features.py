@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -36,15 +38,17 @@ __all__ = ["STORED_VIEWS_SEED", "FeatureStore", "FeatureStoreError", "FrozenEnco
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-# A read makes up to 64 KiB of a file resident, and pages stay so as long as the file is mapped.
-_READS_A_MAPPING = 512
+# A read makes as much of a file resident as the kernel holds in one piece, up to 2 MiB, and it stays so until it is given
+# back. With these numbers that is 64 MiB at most; giving back costs microseconds, since the file stays cached.
+_READS_KEPT = 32
+_FILES_MAPPED = 256
 
 
 class FeatureStore:
     """Stored features; `store[index, view]` is a float32 tensor `(dim,)`.
 
-    Files are mapped when they are first read, in each process for itself, and unmapped again after some hundred reads:
-    resident memory stays the same however large a store is. A store can be pickled, and used after a fork.
+    Files are mapped when they are first read, in each process for itself, and what was read of them is given back every
+    few reads: resident memory stays the same however large a store is. A store can be pickled, and used after a fork.
 
     Args:
         folder: of a finished store.
@@ -58,8 +62,8 @@ class FeatureStore:
         self.folder, self.manifest = folder, manifest
         self.layout = ShardLayout(manifest["images"], manifest["views"], manifest["dim"], manifest["shard_size"])
         self.unreadable = {index: reason for shard in manifest["shards"] for index, _, reason in shard["unreadable"]}
-        self._mapped: dict[int, np.ndarray] = {}
-        self._reads = 0
+        self._mapped: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
+        self._read: list[int] = []  # shards, since memory was last given back
 
     @property
     def dim(self) -> int:
@@ -89,19 +93,29 @@ class FeatureStore:
                     i - span.start for i in range(first, min(first + images, span.stop)) if i not in self.unreadable
                 ]
                 yield torch.from_numpy(self._map(shard)[rows].astype(np.float32))
-            self._mapped.clear()
+            self._give_back()
 
     def _map(self, shard: int) -> np.ndarray:
-        self._reads += 1
-        if self._reads % _READS_A_MAPPING == 0:
-            self._mapped.clear()
+        if len(self._read) >= _READS_KEPT:
+            self._give_back()
         if shard not in self._mapped:
             file = self.folder / self.layout.file(shard)
-            self._mapped[shard] = np.memmap(file, np.float16, "r", payload_offset(file), self.layout.shape(shard))
-        return self._mapped[shard]
+            with open(file, "rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            shape, offset = self.layout.shape(shard), payload_offset(mapped)
+            self._mapped[shard] = mapped, np.frombuffer(mapped, np.float16, math.prod(shape), offset).reshape(shape)
+        self._read.append(shard)
+        return self._mapped[shard][1]
+
+    def _give_back(self) -> None:
+        if len(self._mapped) > _FILES_MAPPED or not hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.clear()
+        for shard in self._mapped.keys() & set(self._read):
+            self._mapped[shard][0].madvise(mmap.MADV_DONTNEED)
+        self._read.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": {}}
+        return self.__dict__ | {"_mapped": {}, "_read": []}
 
     @classmethod
     def open(cls, folder: str | os.PathLike, expected: dict[str, Any], verify: bool = True) -> FeatureStore:
