@@ -19,6 +19,7 @@ from .build import build_model, build_preprocessing, provenance, split_holdout
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
+from .statistics import reference_statistics
 
 
 def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None = None) -> TrainingResult:
@@ -77,7 +78,16 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
         n_views=n_views,
         features=stores,
     )
-    task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
+    task = AlignmentTask(
+        model,
+        preprocessing,
+        references,
+        settings.loss,
+        plain_crops(held, max(side, reference_side)),
+        loss_weights=settings.loss_weights,
+        reference_weights=settings.reference_weights,
+        statistics=reference_statistics(settings, references, stream, accelerator),
+    )
     return TrainingLoop(task, {UNLABELLED: stream}, settings, accelerator).run()
 
 

@@ -14,6 +14,11 @@ def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, 
     return field(default=default, metadata=metadata)
 
 
+# The names of training.losses, which is not imported here: it needs torch.
+_ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1")
+_OWN_LENGTH = ("mse", "phi_s", "phi_s_smooth_l1")  # draw the projection to the reference's own length
+
+
 class SettingsError(ValueError):
     """A setting is missing, unknown or out of range."""
 
@@ -96,6 +101,18 @@ def _within(settings: Any, name: str, low: float, high: float) -> None:
         raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
 
 
+def _check_weights(settings: Any, name: str) -> None:
+    """Each value of a list setting once, with as many weights as values, or none."""
+    values, weights = getattr(settings, name), getattr(settings, f"{name}_weights")
+    option = f"{name}_weights".replace("_", "-")
+    if name == "loss" and len(set(values)) < len(values):
+        raise SettingsError(f"{name}={values} names one of them twice; give each once, with --{option}.")
+    if weights and len(weights) != len(values):
+        raise SettingsError(f"{len(values)} --{name} need as many --{option}; given: {weights}.")
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise SettingsError(f"{name}_weights={weights} must all be above 0.")
+
+
 @dataclass
 class EncoderSettings(LoopSettings):
     """Which encoder is trained, and what it sees."""
@@ -130,7 +147,9 @@ class AlignSettings(EncoderSettings):
         [], "share of each of --images in a batch; none draws every image equally often"
     )
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
-    loss: list[str] = setting(["cosine"], "alignment losses, summed", choices=("cosine", "whitened_smooth_l1"))
+    loss: list[str] = setting(["cosine"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES)
+    loss_weights: list[float] = setting([], "weight of each of --loss; none weighs all by 1")
+    reference_weights: list[float] = setting([], "weight of each of --reference in the loss; none weighs all equally")
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
     features: str = setting("", "folder for stored reference features; empty runs the reference in every step")
     n_views: int = setting(
@@ -152,7 +171,14 @@ class AlignSettings(EncoderSettings):
                 f"{len(self.images)} --images need as many --image-weights; given: {self.image_weights}."
             )
         if not self.loss:
-            raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
+            raise SettingsError(f"loss is empty; give at least one of {', '.join(_ALIGNMENT_LOSSES)}.")
+        _check_weights(self, "loss")
+        _check_weights(self, "reference")
+        if "whitened_smooth_l1" in self.loss and (others := sorted(set(self.loss) & set(_OWN_LENGTH))):
+            raise SettingsError(
+                f"loss={self.loss} asks one projection to meet two targets: whitened_smooth_l1 that of the whitened "
+                f"embedding, {others[0]} that of the raw one. Leave one of them out; cosine goes with either."
+            )
         _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)

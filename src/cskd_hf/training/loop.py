@@ -271,7 +271,7 @@ class TrainingLoop:
         if self.accelerator.is_main_process:
             own = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
             with replaced_folder(folder) as partial:
-                self.task.model.save_pretrained(partial, state_dict=own)
+                self.task.model.save_pretrained(partial, state_dict=self.task.exported(own))
                 self.task.preprocessing.to_image_processor().save_pretrained(partial)
         self.accelerator.wait_for_everyone()
 
