@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_cskd import CSKDConfig
+from .encoders_cskd import pool_features, spatial_features
 
 
 @dataclass
@@ -78,27 +79,6 @@ def squared_emd(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """
     difference = predicted.float().cumsum(-1) - target.float().cumsum(-1)
     return difference.square().mean(-1)
-
-
-def pool_features(outputs: ModelOutput, pooling: str) -> torch.Tensor:
-    """One feature for each image, `(batch_size, feature_size)`, from an encoder's output; see `CSKDConfig.pooling`."""
-    hidden = outputs.last_hidden_state if "last_hidden_state" in outputs else None
-    pooler = outputs.pooler_output if "pooler_output" in outputs else None
-    if pooling == "pooler" or (pooling == "auto" and pooler is not None):
-        if pooler is None:
-            raise ValueError(
-                "pooling='pooler', but this encoder returns no pooler_output; use 'auto', 'mean' or 'cls'."
-            )
-        return pooler.flatten(1)
-    if hidden is None:
-        raise ValueError(f"pooling={pooling!r} needs last_hidden_state, which this encoder does not return.")
-    if hidden.dim() == 4:  # (B, C, H, W)
-        if pooling == "cls":
-            raise ValueError(
-                "pooling='cls' needs tokens, but this encoder returns a feature map; use 'auto' or 'mean'."
-            )
-        return hidden.mean(dim=(2, 3))
-    return hidden[:, 0] if pooling == "cls" else hidden.mean(dim=1)  # (B, T, C) -> (B, C)
 
 
 def _side(backbone_config: Any) -> int:
@@ -169,6 +149,10 @@ class CSKDPreTrainedModel(PreTrainedModel):
             kwargs.setdefault("interpolate_pos_encoding", True)
         outputs = self.backbone(pixel_values=pixel_values, **kwargs)
         return pool_features(outputs, self.config.pooling), outputs
+
+    def feature_map(self, outputs: ModelOutput, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The encoder's map `(batch_size, channels, height, width)` of these images; see [`spatial_features`]."""
+        return spatial_features(outputs, pixel_values.shape, self.config.backbone_config)
 
     def project(self, pooled: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`(batch_size, feature_size)` -> one `(batch_size, dim)` for each reference encoder."""
@@ -368,4 +352,6 @@ __all__ = [
     "CSKDForImageAesthetics",
     "CSKDImageAestheticsOutput",
     "CSKDPreTrainedModel",
+    "pool_features",
+    "spatial_features",
 ]
