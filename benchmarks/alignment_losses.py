@@ -47,6 +47,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "phi_s_smooth_l1": {"loss": ["phi_s_smooth_l1"]},
     "cosine + whitened_smooth_l1": {"loss": ["cosine", "whitened_smooth_l1"]},
     "cosine + phi_s": {"loss": ["cosine", "phi_s"]},
+    "cosine + token_cosine": {"loss": ["cosine", "token_cosine"], "token_grid": 4},
 }
 METRICS = ("choice_finetuned", "choice_probe", "test_finetuned", "test_probe")
 CAVEATS = [

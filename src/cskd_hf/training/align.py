@@ -20,6 +20,7 @@ from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, load_reference
 from .statistics import reference_statistics
+from .token_alignment import TOKEN_LOSSES
 
 
 def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None = None) -> TrainingResult:
@@ -36,6 +37,9 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     prepare_output(settings)
     accelerator = make_accelerator(settings)
     references = tuple(references or _load_references(settings.reference))
+    if any(name in TOKEN_LOSSES for name in settings.loss):
+        for reference in references:
+            reference.use_tokens(settings.token_grid)
     set_seed(settings.seed)
     model = build_model(
         CSKDForFeatureAlignment,

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+from transformers.utils import ModelOutput
 
 from ..data.views import Preprocessing
+from ..models.encoders_cskd import spatial_features
 from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .losses import build_losses, needs_statistics
 from .reference import ReferenceEncoder
 from .standardisation import FeatureStatistics, PhiS
 from .task import Batch, TrainingTask
+from .token_alignment import TOKEN_LOSSES, TokenAlignment
 
 UNLABELLED = "unlabelled"
 
@@ -28,7 +31,8 @@ class AlignmentTask(TrainingTask):
         model: with one projector a reference.
         preprocessing: of the model.
         references: frozen; each prepares the crop in its own way.
-        losses: names in `ALIGNMENT_LOSSES`; summed with their weights, averaged over the references with theirs.
+        losses: names in `ALIGNMENT_LOSSES` and `TOKEN_LOSSES`; summed with their weights, averaged over the references
+            with theirs. For token losses the references must give their maps (`use_tokens`).
         holdout: uint8 crops `(images, 3, side, side)` to evaluate on.
         loss_weights: one a loss; 1 where none are given.
         reference_weights: one a reference; equal where none are given.
@@ -58,7 +62,16 @@ class AlignmentTask(TrainingTask):
         standardise = needs_statistics(losses)
         self.transforms = tuple(PhiS(statistics[r.name]) if standardise else None for r in references)
         # Tuples: nothing in the losses is trained, so nothing of them belongs into checkpoints.
-        self.losses = tuple(build_losses(losses, transform) for transform in self.transforms)
+        self.losses = tuple(
+            build_losses([name for name in losses if name not in TOKEN_LOSSES], transform)
+            for transform in self.transforms
+        )
+        self.token_losses = {name: TOKEN_LOSSES[name]() for name in losses if name in TOKEN_LOSSES}
+        if self.token_losses:
+            channels = self._map_channels()
+            self.token_alignments = nn.ModuleList(
+                TokenAlignment(channels, reference.map_shape[0]) for reference in references
+            )
         self._holdout = holdout
         self._holdout_targets: list[tuple[torch.Tensor, ...]] = []
 
@@ -71,22 +84,42 @@ class AlignmentTask(TrainingTask):
             images[key] if (key := f"features/{reference.name}") in images else reference(images["crops"])
             for reference in self.references
         )
-        return self._losses(self._projections(images["crops"]), targets)
-
-    def _projections(self, crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """In the space of each reference, as the saved model will give them."""
-        projections = self.model(self.pixel_values(crops)).projections
-        return tuple(t.invert(p) if t is not None else p for t, p in zip(self.transforms, projections, strict=True))
+        return self._losses(images["crops"], targets)[0]
 
     def _losses(
-        self, projections: tuple[torch.Tensor, ...], targets: tuple[torch.Tensor, ...]
-    ) -> dict[str, torch.Tensor]:
-        pairs = list(zip(self.reference_shares, self.losses, projections, targets, strict=True))
-        parts = {
-            name: sum(share * losses[name](projected, target) for share, losses, projected, target in pairs)
-            for name in self.loss_weights
-        }
-        return {"loss": sum(weight * parts[name] for name, weight in self.loss_weights.items()), **parts}
+        self, crops: torch.Tensor, targets: tuple[torch.Tensor, ...]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Loss and parts, and the mean cosine of the embeddings."""
+        pixel_values = self.pixel_values(crops)
+        output = self.model(pixel_values)
+        parts = dict.fromkeys(self.loss_weights, 0.0)
+        cosines = []
+        for number, (share, reference) in enumerate(zip(self.reference_shares, self.references)):
+            embeds, reference_map = reference.unpack(targets[number])
+            projected, transform = output.projections[number], self.transforms[number]
+            if transform is not None:
+                projected = transform.invert(projected)
+            for name, loss in self.losses[number].items():
+                parts[name] = parts[name] + share * loss(projected, embeds)
+            if self.token_losses:
+                tokens = self.token_alignments[number](self._map(output, pixel_values), reference_map)
+                for name, loss in self.token_losses.items():
+                    parts[name] = parts[name] + share * loss(*tokens)
+            cosines.append(nn.functional.cosine_similarity(projected.detach().float(), embeds).mean())
+        total = sum(weight * parts[name] for name, weight in self.loss_weights.items())
+        return {"loss": total, **parts}, torch.stack(cosines).mean()
+
+    def _map(self, output: ModelOutput, pixel_values: torch.Tensor) -> torch.Tensor:
+        return spatial_features(output, pixel_values.shape, self.model.config.backbone_config)
+
+    @torch.no_grad()
+    def _map_channels(self) -> int:
+        """Of the student's map, by one forward that leaves no trace in its running statistics."""
+        training, device = self.model.training, next(self.model.parameters()).device
+        pixel_values = torch.zeros(1, 3, *self.preprocessing.size, device=device)
+        channels = self._map(self.model.eval()(pixel_values), pixel_values).shape[1]
+        self.model.train(training)
+        return channels
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -97,10 +130,8 @@ class AlignmentTask(TrainingTask):
             self._holdout_targets = [tuple(r(chunk.to(device)) for r in self.references) for chunk in chunks]
         totals: dict[str, float] = {}
         for chunk, targets in zip(chunks, self._holdout_targets):
-            projections = self._projections(chunk.to(device))
-            values = self._losses(projections, targets)
-            cosines = [nn.functional.cosine_similarity(p.float(), t).mean() for p, t in zip(projections, targets)]
-            values["mean_cosine"] = torch.stack(cosines).mean()
+            values, cosine = self._losses(chunk.to(device), targets)
+            values["mean_cosine"] = cosine
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value.item() * len(chunk) / len(self._holdout)
         return totals

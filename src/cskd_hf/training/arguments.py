@@ -15,7 +15,8 @@ def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, 
 
 
 # The names of training.losses, which is not imported here: it needs torch.
-_ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1")
+_TOKEN_LOSSES = ("token_cosine", "token_whitened_smooth_l1")
+_ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1", *_TOKEN_LOSSES)
 _OWN_LENGTH = ("mse", "phi_s", "phi_s_smooth_l1")  # draw the projection to the reference's own length
 
 
@@ -149,6 +150,7 @@ class AlignSettings(EncoderSettings):
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
     loss: list[str] = setting(["cosine"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES)
     loss_weights: list[float] = setting([], "weight of each of --loss; none weighs all by 1")
+    token_grid: int = setting(7, "rows and columns that references' token maps are averaged down to, for token losses")
     reference_weights: list[float] = setting([], "weight of each of --reference in the loss; none weighs all equally")
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
     features: str = setting("", "folder for stored reference features; empty runs the reference in every step")
@@ -174,6 +176,12 @@ class AlignSettings(EncoderSettings):
             raise SettingsError(f"loss is empty; give at least one of {', '.join(_ALIGNMENT_LOSSES)}.")
         _check_weights(self, "loss")
         _check_weights(self, "reference")
+        _at_least(self, "token_grid", 1)
+        if set(self.loss) <= set(_TOKEN_LOSSES):
+            raise SettingsError(
+                f"loss={self.loss} compares tokens alone, which would leave the embedding untrained; add one of "
+                f"{', '.join(name for name in _ALIGNMENT_LOSSES if name not in _TOKEN_LOSSES)}."
+            )
         if "whitened_smooth_l1" in self.loss and (others := sorted(set(self.loss) & set(_OWN_LENGTH))):
             raise SettingsError(
                 f"loss={self.loss} asks one projection to meet two targets: whitened_smooth_l1 that of the whitened "

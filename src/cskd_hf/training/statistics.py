@@ -47,6 +47,7 @@ def reference_statistics(
         return {}
     found = {}
     for number, reference in enumerate(references):
+        source = reference.fingerprint()
         path = Path(settings.output_dir) / STATISTICS_FOLDER / f"{number}.safetensors"
         with accelerator.main_process_first():
             if accelerator.is_main_process and not (settings.resume and path.is_file()):
@@ -56,13 +57,18 @@ def reference_statistics(
                     if store is not None
                     else _encoded(reference.to(accelerator.device), stream)
                 )
-                hidden = tqdm(batches, desc=f"statistics of {reference.name}", unit="batch", disable=settings.quiet)
-                FeatureStatistics.compute(hidden, reference.fingerprint()).save(path)
+                embeds = (
+                    reference.unpack(rows)[0]
+                    for rows in tqdm(
+                        batches, desc=f"statistics of {reference.name}", unit="batch", disable=settings.quiet
+                    )
+                )
+                FeatureStatistics.compute(embeds, source).save(path)
         found[reference.name] = FeatureStatistics.load(path)
-        if found[reference.name].source != reference.fingerprint():
+        if found[reference.name].source != source:
             raise SettingsError(
-                f"'{path}' holds statistics of {found[reference.name].source}, but the reference is "
-                f"{reference.fingerprint()}; resume with the same reference, or give another --output-dir."
+                f"'{path}' holds statistics of {found[reference.name].source}, but the reference is {source}; resume "
+                "with the same reference, or give another --output-dir."
             )
     return found
 
