@@ -237,7 +237,17 @@ class TeacherSettings(RatedSettings):
 class StudentSettings(RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
-    teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
+    teacher: str = setting(
+        "",
+        "teacher checkpoint: Hub name or folder, or laion:HEAD.pth with --teacher-clip; empty trains on the rated images alone",
+    )
+    teacher_clip: str = setting("", "CLIP that a LAION head is for, e.g. openai/clip-vit-large-patch14")
+    laion_spread: float = setting(
+        1.4, "standard deviation of the ratings that a LAION score is taken for, in its points; 1.4 is AVA's mean"
+    )
+    laion_scale: list[float] = setting(
+        [], "LAION scores that stand for the ends of the ratings' scale; needed where that is not 1..10"
+    )
     images: list[str] = setting(
         [], "unrated images: folders, saved datasets or Parquet files; none distils on rated images"
     )
@@ -265,6 +275,15 @@ class StudentSettings(RatedSettings):
             _at_least(self, name, 0)
         _check_crop_scale(self, "crop_scale")
         _at_least(self, "n_views", 1)
+        if self.teacher.startswith("laion:") != bool(self.teacher_clip):
+            raise SettingsError(
+                f"teacher={self.teacher!r} and teacher_clip={self.teacher_clip!r}: a LAION head (laion:HEAD.pth) and its "
+                "CLIP go together; give both, or another --teacher alone."
+            )
+        if not self.laion_spread > 0:
+            raise SettingsError(f"laion_spread={self.laion_spread} must be above 0.")
+        if self.laion_scale and (len(self.laion_scale) != 2 or not self.laion_scale[0] < self.laion_scale[1]):
+            raise SettingsError(f"laion_scale={self.laion_scale} must be two rising scores, e.g. 1 10.")
         if self.pseudo_labels and not self.teacher:
             raise SettingsError(
                 "pseudo_labels are a teacher's, but there is no teacher; give --teacher, or leave them out."
