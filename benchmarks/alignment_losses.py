@@ -105,18 +105,22 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    started = time.perf_counter()
     parts = [args.only] if args.only else ["embedded", *(["photographs"] if args.data else [])]
     default = next(name for name, entry in LOSSES.items() if entry["loss"] == AlignSettings().loss)
     with tempfile.TemporaryDirectory() as temporary:
-        rows = [row for part in parts for row in PARTS[part](args, args.work or Path(temporary)).rows()]
+        measured = {part: PARTS[part](args, args.work or Path(temporary)) for part in parts}
+        rows = [row for part in measured.values() for row in part.rows()]
+    scales = {name: asdict(part.scale) for name, part in measured.items()}
     if args.only and args.output.is_file():  # the other part, measured before
-        rows += [row for row in json.loads(args.output.read_text())["rows"] if row["part"] != args.only]
+        before = json.loads(args.output.read_text())
+        rows += [row for row in before["rows"] if row["part"] != args.only]
+        scales = {name: scale for name, scale in before["scales"].items() if name != args.only} | scales
     rows.sort(key=lambda row: row["part"])
+    runs = {(row["part"], row["name"], row["seed"]): row["run_seconds"] for row in rows}
     command = shlex.join(["python", *(os.path.basename(a) if os.path.isabs(a) else a for a in sys.argv)])
     write_results(
-        args.output, rows, seconds=time.perf_counter() - started, command=command, default=default,
-        scales={part: asdict(scale) for part, scale in SCALES.items()}, threads=torch.get_num_threads(), caveats=CAVEATS,
+        args.output, rows, seconds=sum(runs.values()), command=command, default=default, scales=scales,
+        threads=torch.get_num_threads(), caveats=CAVEATS,
     )  # fmt: skip
     for part in dict.fromkeys(row["part"] for row in rows):
         _print_part(part, [row for row in rows if row["part"] == part], default)
@@ -180,11 +184,13 @@ class Part:
             started = time.perf_counter()
             aligned = self._align(name, seed, str(self.work / run))
             rows = [self._measure(name, labels, seed, str(self.work / run)) | aligned for labels in self.scale.labels]
+            seconds = round(time.perf_counter() - started, 1)
+            rows = [row | {"run_seconds": seconds} for row in rows]
             partial = done.with_suffix(".partial")
             partial.write_text(json.dumps(rows))
             partial.replace(done)
-            print(f"{self.name}, {run}: {time.perf_counter() - started:.0f} s", flush=True)
-        return json.loads(done.read_text())
+            print(f"{self.name}, {run}: {seconds:.0f} s", flush=True)
+        return [{"run_seconds": 0} | row for row in json.loads(done.read_text())]
 
     def _align(self, name: str, seed: int, folder: str) -> dict[str, float]:
         grid = LOSSES[name].get("token_grid", 0)

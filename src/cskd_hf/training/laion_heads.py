@@ -99,9 +99,10 @@ def soft_ratings(scores: torch.Tensor, score_values: Sequence[float], spread: fl
     Returns:
         `(batch, bins)`, float32.
     """
-    values = torch.tensor(score_values, dtype=torch.float64, device=scores.device)
+    device, scores = scores.device, scores.double().cpu()  # not every accelerator has float64
+    values = torch.tensor(score_values, dtype=torch.float64)
     span = values[-1] - values[0]
-    goal = scores.double().clamp(values[0] + 1e-3 * span, values[-1] - 1e-3 * span)
+    goal = scores.clamp(values[0] + 1e-3 * span, values[-1] - 1e-3 * span)
 
     def histograms(centre: torch.Tensor) -> torch.Tensor:
         return (-((values - centre[:, None]) ** 2) / (2 * spread**2)).softmax(-1)
@@ -112,7 +113,7 @@ def soft_ratings(scores: torch.Tensor, score_values: Sequence[float], spread: fl
         middle = (low + high) / 2
         below = (histograms(middle) * values).sum(-1) < goal
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return histograms((low + high) / 2).float()
+    return histograms((low + high) / 2).float().to(device)
 
 
 class LaionTeacher(nn.Module):
