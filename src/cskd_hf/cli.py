@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .training.arguments import AlignSettings, StudentSettings, TeacherSettings
+from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, nearest, settings_from
 
+_FEATURES = "store the reference encoder's features of phase 1's images, once for many alignments"
 _TRAINING = {
     "align": (AlignSettings, "phase 1: align an encoder with a frozen CLIP on unlabelled images"),
     "teacher": (TeacherSettings, "phase 2: fine-tune an aligned encoder on rated images"),
@@ -54,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (settings_class, summary) in _TRAINING.items():
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         add_settings(command, settings_class)
+    features = commands.add_parser("features", help=_FEATURES, description=_FEATURES, allow_abbrev=False)
+    add_settings(features, FeatureSettings)
     demo = commands.add_parser(
         "demo", help="the whole of CSKD on embedded data, in minutes, on a CPU", allow_abbrev=False
     )
@@ -83,6 +86,26 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
     score.add_argument("--top", type=int, default=0, metavar="N", help="show only the best N")
     score.add_argument("--quiet", action="store_true", help="no progress bar")
+    check = commands.add_parser(
+        "check-images", help="find copies, and evaluation images, in a collection of images", allow_abbrev=False
+    )
+    check.add_argument("images", nargs="+", help="folders, saved datasets or Parquet files")
+    check.add_argument(
+        "--evaluation",
+        nargs="+",
+        default=[],
+        metavar="LOCATION",
+        help="evaluation images: folders, saved datasets, Parquet files or lists of rated images, of which FILE#SPLIT "
+        "takes one split; exit code 1 if any of them is found",
+    )
+    check.add_argument(
+        "--duplicates",
+        choices=("exact", "perceptual"),
+        default="perceptual",
+        help="copies with equal bytes, or also those that show the same picture (default: %(default)s)",
+    )
+    check.add_argument("--output", metavar="FILE", help="also write counts and all pairs to this .json file")
+    check.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
@@ -130,10 +153,16 @@ def _dispatch(namespace: argparse.Namespace) -> int:
     if namespace.command in _TRAINING:
         settings = settings_from(namespace, _TRAINING[namespace.command][0])
         return _train(namespace.command, settings)
+    if namespace.command == "features":
+        return _store_features(settings_from(namespace, FeatureSettings))
     if namespace.command == "demo":
         from .demo import run_demo
 
         return run_demo(namespace.output, seeds=namespace.seeds, labels=namespace.labels, quick=namespace.quick)
+    if namespace.command == "check-images":
+        from .data.image_check import check_command
+
+        return check_command(namespace)
     from .scoring.folder import score_command
 
     return score_command(namespace)
@@ -154,6 +183,16 @@ def _train(command: str, settings: AlignSettings | TeacherSettings | StudentSett
         f"{result.output_dir}: step {result.step}"
         + (f", best at step {result.best_step}: {figures}" if figures else "")
     )
+    return 0
+
+
+def _store_features(settings: FeatureSettings) -> int:
+    from .training.stored_features import store_features
+
+    for name, store in store_features(settings).items():
+        if os.environ.get("RANK", "0") == "0":
+            unreadable = f", {len(store.unreadable)} unreadable (in its manifest.json)" if store.unreadable else ""
+            print(f"{store.folder}: {len(store)} images x {store.n_views} views of {name}{unreadable}")
     return 0
 
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 
 from cskd_hf.data.loading import ImageStream, build_loader
+from cskd_hf.data.mixture import open_images
 from cskd_hf.data.order import ImageOrder
 from cskd_hf.data.sources import FolderSource, ImageCollection
 from cskd_hf.data.views import ViewSettings
 from cskd_hf.models.image_loading_cskd import ImageLoadError
+from shard_files import coloured, write_parquet, write_tar
 
 
 def stream(folder, batch_size: int, **changes) -> ImageStream:
@@ -66,10 +71,102 @@ def test_unreadable_image_is_replaced_by_the_next_and_reported(tmp_path, photogr
     (tmp_path / "1.png").write_bytes(b"\x89PNG but no more")
     sample = stream(tmp_path, 2).sample(1, view=0)
     assert sample["index"] == 2 and sample["ratings"] == 20
-    assert [key for key, _ in sample["errors"]] == ["1.png"]
+    assert [error[:2] for error in sample["errors"]] == [(str(tmp_path), "1.png")]
 
 
 def test_nothing_readable_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ImageLoadError, match="a.png"):
         stream(tmp_path, 2).sample(0, view=0)
+
+
+@pytest.fixture
+def mixed(tmp_path, photographs) -> ImageStream:
+    """A folder, a tar shard and two streams in shares 1 : 1 : 2 : 1, with one unreadable image in each place."""
+    for name in ("folder", "tars", "parquet"):
+        (tmp_path / name).mkdir()
+    for path in sorted(Path(photographs).iterdir())[:6]:
+        (tmp_path / "folder" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "folder" / "bad.png").write_bytes(b"bad")
+    images = [coloured(i) for i in range(11)]
+    write_tar(tmp_path / "tars" / "0.tar", {f"{i:02d}.png": data for i, data in enumerate([*images[:4], b"bad"])})
+    write_tar(
+        tmp_path / "tars" / "1.tar", {f"{i:02d}.png": data for i, data in enumerate([*images[:6], b"bad", *images])}
+    )
+    for shard in range(3):
+        part = images[shard::3]
+        write_parquet(
+            tmp_path / "parquet" / f"{shard}.parquet", [*part[:2], *([b"bad"] if shard == 1 else []), *part[2:]]
+        )
+    places = [
+        tmp_path / "folder",
+        tmp_path / "tars" / "0.tar",
+        f"stream:{tmp_path}/parquet",
+        f"stream:{tmp_path}/tars/1.tar",
+    ]
+    collection = open_images([str(place) for place in places], target_side=8, cache=False)
+    order = ImageOrder(collection.sizes, [1, 1, 2, 1], seed=3)
+    return ImageStream(collection, order, 10, ViewSettings(size=8, scale=(0.5, 1.0)), seed=5, shuffle_buffer=4)
+
+
+def assert_same(ones: list[dict], others: list[dict]) -> None:
+    assert len(ones) == len(others)
+    for one, other in zip(ones, others):
+        for key in ("crops", "index", "view"):
+            assert torch.equal(one["u"][key], other["u"][key])
+        assert one["u"]["errors"] == other["u"]["errors"]
+
+
+def test_streams_are_resumed_at_any_batch_with_any_number_of_workers(mixed):
+    for rank, world_size in ((0, 1), (1, 2)):
+        unbroken = list(build_loader({"u": mixed}, 0, 12, rank=rank, world_size=world_size))
+        for start, workers in ((0, 2), (3, 0), (7, 1), (11, 0)):
+            loader = build_loader({"u": mixed}, start, 12, rank=rank, world_size=world_size, num_workers=workers)
+            assert_same(unbroken[start:], list(loader))
+
+
+def test_unreadable_images_of_every_place_are_replaced_and_named(mixed):
+    batches = list(build_loader({"u": mixed}, 0, 20, num_workers=1))
+    assert all(batch["u"]["crops"].shape == (10, 3, 8, 8) for batch in batches)
+    named = {
+        (Path(source.removeprefix("stream:")).name, key)
+        for batch in batches
+        for source, key, _ in batch["u"]["errors"]
+    }
+    assert named == {
+        ("folder", "bad.png"),
+        ("0.tar", "0.tar/04.png"),
+        ("parquet", "1.parquet/row 2"),
+        ("1.tar", "1.tar/06"),
+    }
+
+
+def test_an_image_of_a_stream_has_the_same_views_wherever_it_stands(mixed):
+    mixed.n_views = 1
+    crops: dict[int, torch.Tensor] = {}
+    for batch in build_loader({"u": mixed}, 0, 12):
+        for index, crop in zip(batch["u"]["index"].tolist(), batch["u"]["crops"]):
+            assert torch.equal(crops.setdefault(index, crop), crop)
+    assert len(crops) == 6 + 4 + 11  # the streams hold the same pictures
+
+
+def test_loader_that_is_given_up_leaves_no_thread(mixed):
+    before = threading.active_count()
+    batches = iter(build_loader({"u": mixed}, 0, 1000))
+    next(batches)
+    assert threading.active_count() == before + 2
+    del batches
+    assert threading.active_count() == before
+
+
+def test_values_by_index_need_images_with_an_index(mixed):
+    with pytest.raises(ValueError, match="need images that can be read by index; streamed: stream:.*parquet"):
+        ImageStream(mixed.images, mixed.order, 4, mixed.views, targets={"ratings": torch.zeros(10)})
+
+
+def test_stream_without_a_readable_image_is_an_error(tmp_path):
+    write_parquet(tmp_path / "0.parquet", [b"bad"] * 9)
+    images = open_images([f"stream:{tmp_path}"], 8, False)
+    stream = ImageStream(images, ImageOrder(images.sizes), 2, ViewSettings(size=8))
+    with pytest.raises(ImageLoadError, match="0.parquet/row .*unreadable.*so are the 7 images that could replace it"):
+        next(iter(build_loader({"u": stream}, 0, 1)))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cskd_hf.data.sources import DatasetSource, FolderSource, ImageCollection, open_source
+from cskd_hf.data.locations import open_source
+from cskd_hf.data.sources import DatasetSource, FolderSource, ImageCollection
 
 
 def test_folder_lists_images_at_any_depth_sorted_and_without_hidden_ones(tmp_path):
@@ -55,3 +56,15 @@ def test_cache_keeps_reduced_images(tmp_path):
     assert first.size == (80, 60)
     path.unlink()
     assert images.load(0) is first
+
+
+def test_subset_keeps_the_sources_apart_and_reads_what_is_stored(tmp_path, photographs):
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "last.png")
+    images = ImageCollection([FolderSource(photographs), FolderSource(tmp_path)], target_side=4)
+    some = images.subset([40, 3, 5])
+    assert [some.key(i) for i in range(3)] == ["03.png", "05.png", "last.png"]
+    assert some.sizes == [2, 1] and some.target_side == 4
+    assert some.read(2) == tmp_path / "last.png" == images.read(40)
+    assert some.subset([2]).sizes == [0, 1] and some.subset([2]).key(0) == "last.png"
+    with pytest.raises(ValueError, match="among the 3 images"):
+        some.subset([3])

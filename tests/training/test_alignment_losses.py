@@ -31,7 +31,7 @@ def settings(folder: Path, encoder: str, clip: str, photographs: str, **changes:
 def held_out_cosine(folder: Path, clip: str, photographs: str) -> float:
     """Of the saved model's aligned embeddings and the raw reference embeddings, on all photographs."""
     from cskd_hf.data.loading import plain_crops
-    from cskd_hf.training.build import open_images
+    from cskd_hf.data.mixture import open_images
 
     model = CSKDForFeatureAlignment.from_pretrained(folder).eval()
     crops = plain_crops(open_images([photographs], 32, False), 32)
@@ -188,6 +188,7 @@ def test_a_reference_without_a_map_is_refused_for_token_losses():
         (["--loss", "cosine", "--loss-weights", "-1"], "must all be above 0"),
         (["--reference-weights", "1", "2"], "1 --reference need as many --reference-weights"),
         (["--loss", "cosine", "token_cosine", "--token-grid", "0"], "token_grid=0 must be at least 1"),
+        (["--loss", "phi_s", "--images", "stream:somewhere.tar"], "stream:somewhere.tar can be read once only"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit(tmp_path, capsys, encoder, clip, photographs, options, message):

@@ -158,7 +158,9 @@ def _without_time(text: str) -> list[str]:
     kept = []
     for line in text.splitlines():
         if line.startswith("{") and line.endswith("}"):
-            line = json.dumps({k: v for k, v in json.loads(line).items() if k != "images_per_second"})
+            line = json.dumps(
+                {k: v for k, v in json.loads(line).items() if k not in ("images_per_second", "data_wait")}
+            )
         if "seconds" not in line and "output_dir" not in line:
             kept.append(line)
     return kept

@@ -92,7 +92,7 @@ def load_ratings(
     if path.is_dir():
         ds = _load_folder(path, image_dir, score_values, columns)
     else:
-        table, row_names = _read_table(path)
+        table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
         ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {})
     return ds if split is None else select_split(ds, split)
@@ -133,7 +133,7 @@ def _load_folder(
     return _from_table(ds.to_dict(), row_names, str(path), path.name, image_dir, score_values, columns or {})
 
 
-def _read_table(path: Path) -> tuple[dict[str, list], list[str]]:
+def read_table(path: Path) -> tuple[dict[str, list], list[str]]:
     """Read a file to columns of raw cells, and the place of each row in the file ("line 7")."""
     if not path.exists():
         raise RatingsError(f"{path}: there is no such file; give one of: {_FORMATS}.")

@@ -1,137 +1,141 @@
 """The feature store: what a frozen encoder says of fixed, seeded views of many images, computed once.
 
-A folder with `features.safetensors` (images, views, dim) in float16, memory-mapped, and `manifest.json`, which names
-everything the features depend on. A store that does not match the run, or its own checksum, is refused.
+A folder of memory-mapped shards and a manifest that names everything the features depend on (see `feature_shards`).
+A store that does not match the run, or its own checksums, is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
-import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from tqdm import tqdm
 
-from ..models.image_loading_cskd import ImageLoadError
+from .feature_building import STORED_VIEWS_SEED, FeatureBuilder, FrozenEncoder
+from .feature_shards import (
+    FeatureStoreError,
+    ShardLayout,
+    StoreFolder,
+    check_description,
+    find_damage,
+    has_store,
+    payload_offset,
+    read_description,
+)
 from .sources import ImageCollection
-from .views import ViewSettings, cut_view, stack_crops
+from .views import ViewSettings
 
-STORED_VIEWS_SEED = 0  # one for all runs, so that runs of other seeds share a store
-_FEATURES, _MANIFEST = "features.safetensors", "manifest.json"
+__all__ = ["STORED_VIEWS_SEED", "FeatureStore", "FeatureStoreError", "FrozenEncoder", "describe"]
 
+logger = logging.getLogger(__name__)
 
-class FeatureStoreError(ValueError):
-    """A store is damaged, or was made for another run."""
-
-
-class FrozenEncoder(Protocol):
-    """What a store can be made of: a module in evaluation mode that names its own state."""
-
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
-        """uint8 crops `(batch, 3, side, side)` -> features `(batch, dim)`."""
-
-    def fingerprint(self) -> str:
-        """Weights and preprocessing: another text, other features."""
+_FORMAT = 2
+# A read makes up to 64 KiB of a file resident, and pages stay so as long as the file is mapped.
+_READS_A_MAPPING = 512
 
 
 class FeatureStore:
-    """Stored features; `store[index, view]` is a float32 tensor `(dim,)`."""
+    """Stored features; `store[index, view]` is a float32 tensor `(dim,)`.
 
-    def __init__(self, features: torch.Tensor, manifest: dict[str, Any]) -> None:
-        self.features = features
-        self.manifest = manifest
+    Files are mapped when they are first read, in each process for itself, and unmapped again after some hundred reads:
+    resident memory stays the same however large a store is. A store can be pickled, and used after a fork.
+
+    Args:
+        folder: of a finished store.
+        manifest: its content.
+
+    Attributes:
+        unreadable: why there are no features of an image, by its index.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.layout = ShardLayout(manifest["images"], manifest["views"], manifest["dim"], manifest["shard_size"])
+        self.unreadable = {index: reason for shard in manifest["shards"] for index, _, reason in shard["unreadable"]}
+        self._mapped: dict[int, np.ndarray] = {}
+        self._reads = 0
 
     @property
     def dim(self) -> int:
-        return self.features.shape[-1]
+        return self.layout.dim
 
     @property
     def n_views(self) -> int:
-        return self.features.shape[1]
+        return self.layout.views
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self.layout.images
 
     def __getitem__(self, position: tuple[int, int]) -> torch.Tensor:
         index, view = position
-        return self.features[index, view % self.n_views].float()
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a store of {len(self)} images")
+        shard, row = divmod(index, self.layout.shard_size)
+        return torch.from_numpy(self._map(shard)[row, view % self.n_views].astype(np.float32))
+
+    def blocks(self, images: int = 256) -> Iterator[torch.Tensor]:
+        """All features that there are, float32 `(images, views, dim)` at a time, without those of unreadable images."""
+        for shard in range(len(self.layout)):
+            span = self.layout.span(shard)
+            for first in range(span.start, span.stop, images):
+                rows = [
+                    i - span.start for i in range(first, min(first + images, span.stop)) if i not in self.unreadable
+                ]
+                yield torch.from_numpy(self._map(shard)[rows].astype(np.float32))
+            self._mapped.clear()
+
+    def _map(self, shard: int) -> np.ndarray:
+        self._reads += 1
+        if self._reads % _READS_A_MAPPING == 0:
+            self._mapped.clear()
+        if shard not in self._mapped:
+            file = self.folder / self.layout.file(shard)
+            self._mapped[shard] = np.memmap(file, np.float16, "r", payload_offset(file), self.layout.shape(shard))
+        return self._mapped[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_mapped": {}}
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, expected: dict[str, Any]) -> FeatureStore:
-        """Open a store for a run.
+    def open(cls, folder: str | os.PathLike, expected: dict[str, Any], verify: bool = True) -> FeatureStore:
+        """Open a finished store for a run.
 
         Args:
-            folder: written by `build`.
+            folder: of the store.
             expected: `describe(...)` of the run.
+            verify: compare the checksums of all shards; one process of a run is enough for that.
 
         Raises:
-            FeatureStoreError: damaged, or made of something else; the message says what differs.
+            FeatureStoreError: damaged, not finished, or made of something else; the message says what differs, or which
+                shard is damaged.
         """
         folder = Path(folder)
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        differing = [
-            f"{key} is {manifest.get(key)!r} in the store and {value!r} in this run"
-            for key, value in json.loads(json.dumps(expected)).items()
-            if manifest.get(key) != value
-        ]
-        if differing:
+        manifest = read_description(folder)
+        check_description(folder, manifest, expected)
+        if "shards" not in manifest:
             raise FeatureStoreError(
-                f"the feature store '{folder}' was made for another run: {'; '.join(differing)}. "
-                "Give another folder, or remove this one to have it computed again."
+                f"the feature store '{folder}' is not finished; go on with the run that builds it."
             )
-        if _checksum(folder / _FEATURES) != manifest["sha256"]:
+        started = time.perf_counter()
+        for file, wrong in find_damage(folder, manifest["shards"], verify).items():
             raise FeatureStoreError(
-                f"'{folder / _FEATURES}' is damaged (checksum differs); remove '{folder}' and run again."
+                f"'{folder / file}' {wrong}. Remove that file and run again: the features of its images alone are then "
+                "computed again."
             )
-        with safe_open(folder / _FEATURES, framework="pt") as file:
-            return cls(file.get_tensor("features"), manifest)
-
-    @classmethod
-    def build(
-        cls,
-        folder: str | os.PathLike,
-        encoder: FrozenEncoder,
-        images: ImageCollection,
-        *,
-        views: ViewSettings,
-        n_views: int,
-        batch_size: int = 64,
-        quiet: bool = False,
-    ) -> FeatureStore:
-        """Compute and write a store; an unreadable image gets zeros and is listed in the manifest under "unreadable".
-
-        Args:
-            folder: to write; it appears only when whole.
-            encoder: whose outputs are stored.
-            images: what to encode.
-            views, n_views: as the training stream cuts them, with the seed `STORED_VIEWS_SEED`.
-            batch_size: images a forward.
-            quiet: no progress bar.
-        """
-        folder = Path(folder)
-        temporary = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        temporary.mkdir(parents=True)
-        try:
-            features, unreadable = _encode_all(encoder, images, views, n_views, batch_size, quiet)
-            save_file({"features": features}, temporary / _FEATURES)
-            manifest = describe(images, encoder, views=views, n_views=n_views) | {
-                "unreadable": unreadable,
-                "sha256": _checksum(temporary / _FEATURES),
-            }
-            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-            try:
-                os.replace(temporary, folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-                # Another run has finished the same store meanwhile.
-                return cls.open(folder, describe(images, encoder, views=views, n_views=n_views))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return cls(features, manifest)
+        store = cls(folder, manifest)
+        if verify:
+            logger.info(
+                "stored features '%s': %d images x %d views x %d, %d unreadable; checksums verified in %.1f s",
+                folder, len(store), store.n_views, store.dim, len(store.unreadable), time.perf_counter() - started,
+            )  # fmt: skip
+        return store
 
     @classmethod
     def open_or_build(
@@ -142,12 +146,40 @@ class FeatureStore:
         *,
         views: ViewSettings,
         n_views: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        shard_size: int | None = None,
         quiet: bool = False,
     ) -> FeatureStore:
-        """Open the store of these images, views and encoder where it exists, else compute it."""
-        if Path(folder).is_dir():
-            return cls.open(folder, describe(images, encoder, views=views, n_views=n_views))
-        return cls.build(folder, encoder, images, views=views, n_views=n_views, quiet=quiet)
+        """Open the store of these images, views and encoder where it is whole; else compute what is missing of it.
+
+        All processes of a run call it; they share the work, see [`FeatureBuilder`] for the arguments. The first of them
+        verifies the checksums.
+        """
+        folder = Path(folder)
+        description = describe(images, encoder, views=views, n_views=n_views)
+        if not _is_whole(folder, description):
+            FeatureBuilder(
+                folder, encoder, images, views=views, n_views=n_views, description=description, rank=rank,
+                world_size=world_size, num_workers=num_workers, shard_size=shard_size, quiet=quiet,
+            ).run()  # fmt: skip
+        return cls.open(folder, description, verify=rank == 0)
+
+
+def _is_whole(folder: Path, description: dict[str, Any]) -> bool:
+    if not has_store(folder):
+        return False
+    found = read_description(folder)
+    check_description(folder, found, description)
+    return StoreFolder(
+        folder, ShardLayout(*(found[key] for key in ("images", "views", "dim", "shard_size")))
+    ).is_whole()
+
+
+def stored_views(folder: str | os.PathLike) -> int | None:
+    """Number of views in a store, finished or not; none where there is no store."""
+    return read_description(Path(folder))["views"] if has_store(Path(folder)) else None
 
 
 def describe(images: ImageCollection, encoder: FrozenEncoder, *, views: ViewSettings, n_views: int) -> dict[str, Any]:
@@ -161,6 +193,7 @@ def describe(images: ImageCollection, encoder: FrozenEncoder, *, views: ViewSett
     keys = hashlib.sha256("\n".join(images.key(i) for i in range(len(images))).encode()).hexdigest()
     cut = {"size": views.size, "scale": list(views.scale), "ratio": list(views.ratio), "flip": views.flip}
     return {
+        "format": _FORMAT,
         "encoder": encoder.fingerprint(),
         "images": len(images),
         "keys": keys,
@@ -168,38 +201,3 @@ def describe(images: ImageCollection, encoder: FrozenEncoder, *, views: ViewSett
         "seed": STORED_VIEWS_SEED,
         "cut": cut,
     }
-
-
-def _encode_all(
-    encoder: FrozenEncoder,
-    images: ImageCollection,
-    views: ViewSettings,
-    n_views: int,
-    batch_size: int,
-    quiet: bool,
-) -> tuple[torch.Tensor, list[list[str]]]:
-    features, unreadable = None, []
-    for first in tqdm(range(0, len(images), batch_size), desc="reference features", unit="batch", disable=quiet):
-        rows, crops = [], []
-        for index in range(first, min(first + batch_size, len(images))):
-            try:
-                image = images.load(index)
-            except ImageLoadError as error:
-                unreadable.append([images.key(index), error.reason])
-                continue
-            rows.append(index)
-            crops += [cut_view(image, views, STORED_VIEWS_SEED, index, view) for view in range(n_views)]
-        if not rows:
-            continue
-        encoded = torch.cat([encoder(chunk) for chunk in stack_crops(crops).split(batch_size)]).cpu()
-        if features is None:
-            features = torch.zeros(len(images), n_views, encoded.shape[-1], dtype=torch.float16)
-        features[rows] = encoded.half().view(len(rows), n_views, -1)
-    if features is None:
-        raise ImageLoadError(images.key(0), f"none of the {len(images)} images can be read")
-    return features, unreadable
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

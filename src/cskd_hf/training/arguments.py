@@ -14,6 +14,11 @@ def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, 
     return field(default=default, metadata=metadata)
 
 
+_LOCATIONS = (
+    "folders, saved datasets, .parquet, .arrow or .tar (WebDataset) files or patterns, names on the Hub; "
+    "stream:LOCATION reads a dataset or shards in order, without an index"
+)
+
 # The names of training.losses, which is not imported here: it needs torch.
 _TOKEN_LOSSES = ("token_cosine", "token_whitened_smooth_l1")
 _ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1", *_TOKEN_LOSSES)
@@ -97,6 +102,30 @@ def _check_crop_scale(settings: Any, name: str) -> None:
         raise SettingsError(f"{name}={scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0.")
 
 
+def _refuse_streams(settings: Any, name: str, reason: str) -> None:
+    if streams := [location for location in settings.images if location.startswith("stream:")]:
+        raise SettingsError(
+            f"{name}={getattr(settings, name)} {reason}, and {', '.join(streams)} can be read once only; give the location "
+            f"without 'stream:', or another --{name}."
+        )
+
+
+def _check_streams(settings: Any, store: str) -> None:
+    """Streams have no index, so nothing can be stored by it, and no length, so their share must be given."""
+    _at_least(settings, "shuffle_buffer", 0)
+    streams = [location for location in settings.images if location.startswith("stream:")]
+    if streams and getattr(settings, store):
+        raise SettingsError(
+            f"{store} stores outputs by the index of an image, and {', '.join(streams)} has none; leave --"
+            f"{store.replace('_', '-')} out, or give the location without 'stream:'."
+        )
+    if streams and len(settings.images) > 1 and not settings.image_weights:
+        raise SettingsError(
+            f"the length of {', '.join(streams)} is not known; give --image-weights, a share for each of the "
+            f"{len(settings.images)} --images."
+        )
+
+
 def _within(settings: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(settings, name) <= high:
         raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
@@ -118,6 +147,8 @@ def _check_weights(settings: Any, name: str) -> None:
 class EncoderSettings(LoopSettings):
     """Which encoder is trained, and what it sees."""
 
+    trains = True  # no setting: whether the command needs an encoder
+
     encoder: str = setting(
         "",
         "pretrained or aligned encoder: Hub name or folder; a config.json (or a folder with only that) starts from random weights",
@@ -130,32 +161,66 @@ class EncoderSettings(LoopSettings):
 
     def check(self) -> None:
         super().check()
-        if not self.encoder:
+        if not self.encoder and self.trains:
             raise SettingsError("encoder is not set; give --encoder NAME_OR_FOLDER.")
         _at_least(self, "image_size", 0)
 
 
 @dataclass
-class AlignSettings(EncoderSettings):
+class GuardSettings:
+    """Which unlabelled images are left out before anything is trained."""
+
+    evaluation_images: list[str] = setting(
+        [],
+        "images that the model will be judged by: folders, saved datasets, Parquet files or lists of rated images, "
+        "of which FILE#SPLIT,SPLIT takes some splits; copies of them are kept out of training",
+    )
+    leaks: str = setting(
+        "drop",
+        "copies of evaluation images among the unlabelled: leave them out, refuse to train, or do not look for them",
+        choices=("drop", "refuse", "off"),
+    )
+    duplicates: str = setting(
+        "keep",
+        "copies among the unlabelled images: keep them, or keep the first of those with equal bytes, or of those that "
+        "show the same picture (decodes every image once)",
+        choices=("keep", "exact", "perceptual"),
+    )
+
+
+def _check_guard(settings: GuardSettings) -> None:
+    if settings.evaluation_images and settings.leaks == "off":
+        raise SettingsError("evaluation_images are given, but leaks=off looks for no copies; leave one of them out.")
+
+
+@dataclass
+class AlignSettings(GuardSettings, EncoderSettings):
     """Phase 1: align an encoder with frozen reference encoders on unlabelled images."""
 
     reference: list[str] = setting(
         [],
         "frozen reference encoders: Hub names or folders (CLIP and any transformers image encoder), or module:function",
     )
-    images: list[str] = setting([], "unlabelled images: folders, saved datasets or Parquet files")
+    images: list[str] = setting([], f"unlabelled images: {_LOCATIONS}")
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
     )
+    shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
     loss: list[str] = setting(["cosine"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES)
     loss_weights: list[float] = setting([], "weight of each of --loss; none weighs all by 1")
     token_grid: int = setting(7, "rows and columns that references' token maps are averaged down to, for token losses")
     reference_weights: list[float] = setting([], "weight of each of --reference in the loss; none weighs all equally")
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
-    features: str = setting("", "folder for stored reference features; empty runs the reference in every step")
+    features: str = setting(
+        "",
+        "folder for stored reference features, computed where missing; 'live' runs the reference in every step; empty "
+        "uses output_dir/features where it exists, else live",
+    )
     n_views: int = setting(
-        0, "different views of an image; 0 for a new one on every pass (2 when features are stored)"
+        0,
+        "different views of an image; 0 for a new one on every pass; of stored features, 0 takes as many as are stored (2 "
+        "for a new store)",
     )
     holdout: int = setting(256, "unlabelled images kept out of training, to evaluate on")
     learning_rate: float = setting(3e-3, "peak learning rate")
@@ -187,9 +252,29 @@ class AlignSettings(EncoderSettings):
                 f"loss={self.loss} asks one projection to meet two targets: whitened_smooth_l1 that of the whitened "
                 f"embedding, {others[0]} that of the raw one. Leave one of them out; cosine goes with either."
             )
+        _check_streams(self, "features")
+        if any(name.startswith("phi_s") for name in self.loss):
+            _refuse_streams(self, "loss", "standardises by statistics of one pass over the images")
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 0)
         _at_least(self, "holdout", 1)
+
+
+@dataclass
+class FeatureSettings(AlignSettings):
+    """Phase 1's stored reference features alone. Takes the settings of phase 1, so that one recipe serves both."""
+
+    trains = False
+
+    def check(self) -> None:
+        if self.features == "live":
+            raise SettingsError("features=live stores nothing; give --features FOLDER.")
+        if not self.features and not self.output_dir:
+            raise SettingsError("give --features FOLDER, or --output-dir FOLDER to store in its folder 'features'.")
+        self.features = self.features or f"{self.output_dir}/features"
+        self.output_dir = self.output_dir or self.features
+        super().check()
 
 
 @dataclass
@@ -234,7 +319,7 @@ class TeacherSettings(RatedSettings):
 
 
 @dataclass
-class StudentSettings(RatedSettings):
+class StudentSettings(GuardSettings, RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
     teacher: str = setting(
@@ -248,12 +333,11 @@ class StudentSettings(RatedSettings):
     laion_scale: list[float] = setting(
         [], "LAION scores that stand for the ends of the ratings' scale; needed where that is not 1..10"
     )
-    images: list[str] = setting(
-        [], "unrated images: folders, saved datasets or Parquet files; none distils on rated images"
-    )
+    images: list[str] = setting([], f"unrated images: {_LOCATIONS}; none distils on rated images")
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
     )
+    shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     crop_scale: list[float] = setting(
         [1.0, 1.0], "smallest and largest share of an unrated image's area in a training view"
     )
@@ -273,7 +357,9 @@ class StudentSettings(RatedSettings):
         super().check()
         for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
             _at_least(self, name, 0)
+        _check_streams(self, "pseudo_labels")
         _check_crop_scale(self, "crop_scale")
+        _check_guard(self)
         _at_least(self, "n_views", 1)
         if self.teacher.startswith("laion:") != bool(self.teacher_clip):
             raise SettingsError(

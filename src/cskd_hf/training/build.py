@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
 from ..data.ratings import load_ratings
-from ..data.sources import ImageCollection, ImageSource, open_source
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
@@ -98,54 +96,6 @@ def load_rated(settings: RatedSettings) -> Any:
     return load_ratings(
         settings.ratings, image_dir=settings.image_dir or None, score_values=settings.score_values or None
     )
-
-
-class SourceSubset:
-    """Some images of a source."""
-
-    def __init__(self, source: ImageSource, rows: np.ndarray) -> None:
-        self.source, self.rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, index: int) -> str:
-        return self.source.key(int(self.rows[index]))
-
-    def read(self, index: int) -> Any:
-        return self.source.read(int(self.rows[index]))
-
-
-def open_images(locations: list[str], target_side: int, cache: bool) -> ImageCollection:
-    """All images of several places."""
-    return ImageCollection([open_source(location) for location in locations], target_side, cache)
-
-
-def split_holdout(
-    locations: list[str], holdout: int, target_side: int, cache: bool
-) -> tuple[ImageCollection, ImageCollection]:
-    """Training and held-out images: evenly spaced over all sources, so that the same are held out whatever the seed.
-
-    Raises:
-        SettingsError: half or more of the images would be held out.
-    """
-    sources = [open_source(location) for location in locations]
-    offsets = np.concatenate([[0], np.cumsum([len(source) for source in sources])])
-    if holdout >= offsets[-1] / 2:
-        raise SettingsError(
-            f"holdout={holdout} is half or more of the {offsets[-1]} unlabelled images; give --holdout a smaller number."
-        )
-    held = ((np.arange(holdout) + 0.5) * offsets[-1] / holdout).astype(int)
-    training, kept = [], []
-    for source, first, last in zip(sources, offsets, offsets[1:]):
-        inside = held[(held >= first) & (held < last)] - first
-        if len(inside) == last - first:
-            inside = inside[:-1]  # every source keeps an image to train on
-        rest = np.setdiff1d(np.arange(last - first), inside)
-        training.append(SourceSubset(source, rest))
-        if len(inside):
-            kept.append(SourceSubset(source, inside))
-    return ImageCollection(training, target_side, cache), ImageCollection(kept, target_side)
 
 
 def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[str, Any]:

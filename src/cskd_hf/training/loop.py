@@ -97,8 +97,9 @@ class TrainingLoop:
         self.output = Path(settings.output_dir)
         self.progress = Progress()
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._bad: dict[str, str] = {}
+        self._bad: dict[tuple[str, str], str] = {}
         self._drawn = self._failed = 0
+        self._waited = 0.0  # seconds for data, since the last line of the log
         for module in task.frozen():
             module.to(accelerator.device)
         if settings.channels_last:
@@ -151,6 +152,9 @@ class TrainingLoop:
                 (self.output / "log.jsonl").unlink(missing_ok=True)
                 write_recipe(self.settings, self.output / "settings.yaml")
             self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                for stream in self.streams.values():
+                    self._list_bad(stream.images.damage)
             self._evaluate()
         if self.settings.trackers:
             flat = {
@@ -165,7 +169,10 @@ class TrainingLoop:
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
         for _ in range(self.settings.gradient_accumulation_steps):
-            batch = self._received(next(batches))
+            asked = time.perf_counter()
+            batch = next(batches)
+            self._waited += time.perf_counter() - asked
+            batch = self._received(batch)
             with self.accelerator.accumulate(self.wrapped):
                 parts = self.wrapped(batch)
                 self.accelerator.backward(parts["loss"])
@@ -183,12 +190,7 @@ class TrainingLoop:
             errors = stream.pop("errors")
             self._drawn += len(stream["index"]) + len(errors)
             self._failed += len(errors)
-            for key, reason in errors:
-                if key not in self._bad:
-                    self._bad[key] = reason
-                    logger.warning("unreadable image left out: %s (%s)", key, reason)
-                    with open(self.output / "bad_images.jsonl", "a") as file:
-                        file.write(json.dumps({"key": key, "reason": reason}) + "\n")
+            self._list_bad(errors)
         if self._drawn >= 100 and self._failed > self.settings.max_bad_images * self._drawn:
             raise SettingsError(
                 f"{self._failed} of {self._drawn} images drawn so far are unreadable, more than max_bad_images="
@@ -199,6 +201,14 @@ class TrainingLoop:
         return {
             name: {k: v.to(device, non_blocking=True) for k, v in stream.items()} for name, stream in batch.items()
         }
+
+    def _list_bad(self, errors: list[tuple[str, str, str]]) -> None:
+        for source, key, reason in errors:
+            if (source, key) not in self._bad:
+                self._bad[source, key] = reason
+                logger.warning("unreadable image left out: %s of %s (%s)", key, source, reason)
+                with open(self.output / "bad_images.jsonl", "a") as file:
+                    file.write(json.dumps({"source": source, "key": key, "reason": reason}) + "\n")
 
     def _after_step(self) -> None:
         step, settings = self.progress.step, self.settings
@@ -222,7 +232,10 @@ class TrainingLoop:
         speed = (self._drawn - drawn) * self.accelerator.num_processes / (self._logged[0] - then)
         self._bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()} | {"images/s": f"{speed:.0f}"})
         rate = self.optimizer.param_groups[0]["lr"]
-        self._write({"step": self.progress.step, "learning_rate": rate, "images_per_second": round(speed, 1), **means})
+        line = {"step": self.progress.step, "learning_rate": rate, "images_per_second": round(speed, 1)}
+        line["data_wait"] = round(self._waited / (self._logged[0] - then), 4)
+        self._waited = 0.0
+        self._write(line | means)
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"the loss is {means['loss']} at step {self.progress.step}; the last checkpoint in '{self.output}' is "
@@ -311,7 +324,8 @@ class TrainingLoop:
         self._drawn, self._failed = state.pop("drawn"), state.pop("failed")
         listed = self.output / "bad_images.jsonl"
         lines = listed.read_text().splitlines() if listed.is_file() else []
-        self._bad = {entry["key"]: entry["reason"] for entry in map(json.loads, lines)}
+        whole = [json.loads(line) for line in lines if line.endswith("}")]
+        self._bad = {(entry.get("source", ""), entry["key"]): entry["reason"] for entry in whole}
         self.progress = Progress(**state)
         if self.accelerator.is_main_process and (self.output / "log.jsonl").is_file():
             lines = (self.output / "log.jsonl").read_text().splitlines()

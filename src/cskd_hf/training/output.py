@@ -26,7 +26,15 @@ def prepare_output(settings: LoopSettings) -> None:
     if settings.overwrite and not settings.resume and main:
         for name in ("checkpoint", "best"):
             shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("log.jsonl", "settings.yaml", "results.json", "bad_images.jsonl", "model.safetensors"):
+        for name in (
+            "log.jsonl",
+            "settings.yaml",
+            "results.json",
+            "bad_images.jsonl",
+            "leaks.json",
+            "duplicates.json",
+            "model.safetensors",
+        ):
             (output / name).unlink(missing_ok=True)
     elif recorded.is_file() and settings.resume:
         _check_same_run(settings, recorded)

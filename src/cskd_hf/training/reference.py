@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,7 +14,9 @@ from transformers.utils import ModelOutput
 from ..data.views import Preprocessing
 from ..models.encoders_cskd import spatial_features
 from ..models.modeling_cskd import pool_features
+from .arguments import AlignSettings
 from .reference_loading import load_reference_encoder
+from .token_alignment import TOKEN_LOSSES
 
 
 class ReferenceEncoder(nn.Module):
@@ -61,11 +64,14 @@ class ReferenceEncoder(nn.Module):
         return super().train(False)
 
     def use_tokens(self, grid: int) -> None:
-        """Have the token map follow the embedding, averaged down to at most `grid` rows and columns.
+        """Have the token map follow the embedding, averaged down to at most `grid` rows and columns; 0 leaves it out.
 
         Raises:
             ValueError: the encoder gives no map.
         """
+        self.map_shape = None
+        if not grid:
+            return
         pixel_values = self.preprocessing(
             torch.zeros(1, 3, *self.preprocessing.size, dtype=torch.uint8, device=self._device())
         )
@@ -164,6 +170,33 @@ def load_reference(location: str) -> ReferenceEncoder:
             f"'{location}' returned {type(reference).__name__}; it must return a cskd_hf.ReferenceEncoder."
         )
     return reference
+
+
+def references_for(
+    settings: AlignSettings, references: Sequence[ReferenceEncoder] | None = None
+) -> tuple[ReferenceEncoder, ...]:
+    """The references of a run, with their token maps where one of its losses needs these.
+
+    Args:
+        settings: of phase 1.
+        references: encoders of one's own, in place of loading those that `settings.reference` names.
+    """
+    references = tuple(references or load_references(settings.reference))
+    tokens = any(name in TOKEN_LOSSES for name in settings.loss)
+    for reference in references:
+        reference.use_tokens(settings.token_grid if tokens else 0)
+    return references
+
+
+def load_references(locations: list[str]) -> list[ReferenceEncoder]:
+    """Those of the settings; a name that is taken gets a number."""
+    references: dict[str, ReferenceEncoder] = {}
+    for reference in map(load_reference, locations):
+        name, number = reference.name, 2
+        while reference.name in references:
+            reference.name, number = f"{name}-{number}", number + 1
+        references[reference.name] = reference
+    return list(references.values())
 
 
 def weights_fingerprint(module: nn.Module) -> str:

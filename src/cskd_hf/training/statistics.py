@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.loading import ImageStream
-from ..data.teacher_features import FeatureStore
 from ..data.views import cut_view, stack_crops
 from ..models.image_loading_cskd import ImageLoadError
 from .arguments import AlignSettings, SettingsError
@@ -53,7 +52,7 @@ def reference_statistics(
             if accelerator.is_main_process and not (settings.resume and path.is_file()):
                 store = stream.features.get(reference.name)
                 batches = (
-                    _stored(store, len(stream.images))
+                    (block.flatten(0, 1) for block in store.blocks())
                     if store is not None
                     else _encoded(reference.to(accelerator.device), stream)
                 )
@@ -71,12 +70,6 @@ def reference_statistics(
                 "with the same reference, or give another --output-dir."
             )
     return found
-
-
-def _stored(store: FeatureStore, images: int) -> Iterator[torch.Tensor]:
-    for first in range(0, images, _BATCH):
-        rows = range(first, min(first + _BATCH, images))
-        yield torch.stack([store[index, view] for index in rows for view in range(store.n_views)])
 
 
 def _encoded(reference: ReferenceEncoder, stream: ImageStream) -> Iterator[torch.Tensor]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
 from ..data.loading import ImageStream, plain_crops
+from ..data.mixture import open_images, sample_images
 from ..data.order import ImageOrder
 from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
@@ -18,7 +21,7 @@ from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
 from .arguments import SettingsError, StudentSettings
-from .build import open_images
+from .guarding import guarded
 from .laion_heads import LAION_PREFIX, LaionTeacher, load_laion_teacher
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
@@ -135,7 +138,10 @@ def distil(settings: StudentSettings) -> TrainingResult:
         side = max(side, *teacher.preprocessing.size)  # one crop for both
     streams = {RATED: data.stream(settings.rated_batch_size, side, max(teacher.preprocessing.size))}
     if settings.images:
-        streams[UNRATED] = _unrated_stream(settings, side, max(teacher.preprocessing.size))
+        streams[UNRATED], left_out = _unrated_stream(
+            settings, side, max(teacher.preprocessing.size), data.validation, accelerator
+        )
+        model.config.provenance |= left_out
         if from_teacher:
             start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED].images)
     if settings.pseudo_labels:
@@ -168,8 +174,8 @@ def start_head_from_teacher(
         model, RatedImages(data.train, preprocessing, batch_size=data.settings.batch_size)
     )
     distributions = data.distributions[rows] if data.distributions is not None else None
-    spaced = torch.linspace(0, len(unrated) - 1, min(_PROBED, len(unrated))).long().tolist()
-    crops = plain_crops(unrated, max(*preprocessing.size, *teacher.preprocessing.size), spaced)
+    sample = sample_images(unrated, _PROBED)
+    crops = plain_crops(sample, max(*preprocessing.size, *teacher.preprocessing.size))
     model.eval()
     soft = torch.cat([teacher(chunk).cpu()[:, : teacher.bins] for chunk in crops.split(64)])
     extra = torch.cat(
@@ -199,12 +205,28 @@ def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher |
     return teacher
 
 
-def _unrated_stream(settings: StudentSettings, side: int, teacher_side: int) -> ImageStream:
+def _unrated_stream(
+    settings: StudentSettings,
+    side: int,
+    teacher_side: int,
+    validation: datasets.Dataset | None,
+    accelerator: Accelerator,
+) -> tuple[ImageStream, dict[str, Any]]:
+    """The unrated images, and how many were left out of them for provenance."""
     views = ViewSettings(size=side, scale=tuple(settings.crop_scale), flip=settings.flip)
     needed = replace(views, size=max(side, teacher_side)).source_side
     images = open_images(settings.images, needed, settings.cache_images)
+    images, left_out = guarded(images, settings, accelerator, validation)
     order = ImageOrder(images.sizes, settings.image_weights, settings.seed + 1)
-    return ImageStream(images, order, settings.batch_size - settings.rated_batch_size, views, seed=settings.seed)
+    stream = ImageStream(
+        images,
+        order,
+        settings.batch_size - settings.rated_batch_size,
+        views,
+        seed=settings.seed,
+        shuffle_buffer=settings.shuffle_buffer,
+    )
+    return stream, left_out
 
 
 def _attach_pseudo_labels(
@@ -216,13 +238,15 @@ def _attach_pseudo_labels(
     """Have the teacher's outputs of fixed views read from a store in place of running it in every step."""
     for name, stream in streams.items():
         stream.n_views, stream.seed = settings.n_views, STORED_VIEWS_SEED
-        with accelerator.main_process_first():
-            stream.features["teacher"] = FeatureStore.open_or_build(
-                Path(settings.pseudo_labels) / name,
-                teacher,
-                stream.images,
-                # Boxes of views are shares of the image: student and teacher see the same cut at their own size.
-                views=replace(stream.views, size=max(teacher.preprocessing.size)),
-                n_views=settings.n_views,
-                quiet=settings.quiet,
-            )
+        stream.features["teacher"] = FeatureStore.open_or_build(
+            Path(settings.pseudo_labels) / name,
+            teacher,
+            stream.images,
+            # Boxes of views are shares of the image: student and teacher see the same cut at their own size.
+            views=replace(stream.views, size=max(teacher.preprocessing.size)),
+            n_views=settings.n_views,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=settings.num_workers,
+            quiet=settings.quiet,
+        )

@@ -1,0 +1,162 @@
+"""Unlabelled images without copies of evaluation images, and without copies of one another."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..data.evaluation_images import open_evaluation
+from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
+from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
+from ..data.mixture import open_images, split_holdout
+from ..data.sources import DatasetSource, ImageCollection, NamedSource
+from .arguments import AlignSettings, GuardSettings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 3  # pairs in an error message
+
+
+def alignment_images(
+    settings: AlignSettings, target_side: int, accelerator: Accelerator
+) -> tuple[ImageCollection, ImageCollection, dict[str, Any]]:
+    """Phase 1's images to train on, those held out, and the numbers of those left out, see `guarded`.
+
+    Args:
+        settings: of the run.
+        target_side: short side in pixels that is enough for its views.
+        accelerator: of the run.
+    """
+    images = open_images(settings.images, target_side, settings.cache_images)
+    images, left_out = guarded(images, settings, accelerator)
+    return *split_holdout(images, settings.holdout), left_out
+
+
+def guarded(
+    images: ImageCollection,
+    settings: GuardSettings,
+    accelerator: Accelerator,
+    validation: datasets.Dataset | None = None,
+) -> tuple[ImageCollection, dict[str, Any]]:
+    """Leave out what the settings say, and list it in `leaks.json` and `duplicates.json` in the output folder.
+
+    Images of streams have no index: copies of evaluation images among them are left out as they come, and named in the
+    run's list of bad images.
+
+    Each process takes the fingerprints of its share of the images; all come to the same answer from all fingerprints.
+
+    Args:
+        images: unlabelled.
+        settings: of an alignment or a student, with its `images` and `output_dir`.
+        accelerator: of the run.
+        validation: rated images that choose the best weights; they are evaluation images as well.
+
+    Returns:
+        the images that remain, and the numbers of the others, for the model's provenance.
+
+    Raises:
+        LeakError: there are leaks, and the settings refuse them.
+        SettingsError: one of the sources has no image left.
+    """
+    places = settings.images
+    look_for_leaks = settings.leaks != "off" and (settings.evaluation_images or validation is not None)
+    if not look_for_leaks and settings.duplicates == "keep":
+        return images, {}
+    indexed = [(source, place) for source, place in zip(images.sources, places) if hasattr(source, "__len__")]
+    named = ImageCollection([NamedSource(source, place) for source, place in indexed])
+    decode = bool(look_for_leaks) or settings.duplicates == "perceptual"
+    prints = _fingerprints(named, accelerator, settings.quiet, decode, "unlabelled images")
+    rows, counts = np.arange(len(images)), {}
+    if look_for_leaks:
+        guard = LeakGuard(_evaluation(settings, validation, accelerator))
+        images.leak_guard = guard
+        leaks = guard.find(prints)
+        counts |= {"evaluation_images": len(guard), "leaks": len(leaks.matches)}
+        report = {"action": settings.leaks, **counts, **_about(prints), "same_name_only": leaks.other_pictures}
+        _write(Path(settings.output_dir) / "leaks.json", report | leaks.report(), accelerator)
+        logger.info(
+            "leak guard: %d of %d unlabelled images are among the %d evaluation images (%s)",
+            *(len(leaks.matches), len(images), len(guard), _kinds(leaks)),
+        )
+        if leaks.matches and settings.leaks == "refuse":
+            raise LeakError(_refusal(leaks, settings))
+        rows = np.setdiff1d(rows, list(leaks.matches))
+    if settings.duplicates != "keep":
+        perceptual = settings.duplicates == "perceptual"
+        found = find_duplicates(
+            prints.take(rows), perceptual=perceptual, quiet=settings.quiet or not accelerator.is_main_process
+        )
+        counts |= {"duplicates": len(found.matches)}
+        report = {"kind": settings.duplicates, **counts, **_about(prints)} | found.report()
+        _write(Path(settings.output_dir) / "duplicates.json", report, accelerator)
+        logger.info(
+            "%d of %d unlabelled images are copies of others (%s)", len(found.matches), len(rows), _kinds(found)
+        )
+        rows = np.delete(rows, list(found.matches))
+    if len(rows) == len(images):
+        return images, counts
+    images = images.subset(rows)
+    for place, size in zip(places, images.sizes):
+        if size == 0:
+            raise SettingsError(
+                f"no image of '{place}' remains: all are copies of evaluation images or of other images, see "
+                f"'{settings.output_dir}'; leave this place out of --images."
+            )
+    return images, counts
+
+
+def _fingerprints(
+    images: ImageCollection, accelerator: Accelerator, quiet: bool, decode: bool, description: str
+) -> Fingerprints:
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    shares = [np.arange(first, len(images), world_size) for first in range(world_size)]
+    mine = take_fingerprints(
+        images.subset(shares[rank]), perceptual=decode, quiet=quiet or rank > 0, description=description
+    )
+    if world_size == 1:
+        return mine
+    return concatenate(gather_object([mine])).take(np.argsort(np.concatenate(shares)))
+
+
+def _evaluation(
+    settings: GuardSettings, validation: datasets.Dataset | None, accelerator: Accelerator
+) -> Fingerprints:
+    sources = [NamedSource(open_evaluation(place), place) for place in settings.evaluation_images]
+    if validation is not None:
+        sources.append(NamedSource(DatasetSource(validation), "validation"))
+    return _fingerprints(ImageCollection(sources), accelerator, settings.quiet, True, "evaluation images")
+
+
+def _about(prints: Fingerprints) -> dict[str, int]:
+    return {"images": len(prints), "unreadable": len(prints.unreadable), "plain": prints.plain()}
+
+
+def _kinds(findings: Findings) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in findings.counts().items())
+
+
+def _refusal(leaks: Findings, settings: GuardSettings) -> str:
+    pairs = list(leaks.matches.values())[:_SHOWN]
+    shown = "; ".join(f"'{match.key}' is '{match.original}' ({match.kind})" for match in pairs)
+    return (
+        f"{len(leaks.matches)} unlabelled images are evaluation images: {shown}"
+        f"{'; ...' if len(leaks.matches) > _SHOWN else ''}. All are listed in "
+        f"'{Path(settings.output_dir) / 'leaks.json'}'; remove them, or leave them out with --leaks drop."
+    )
+
+
+def _write(path: Path, report: dict[str, Any], accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(report, indent=1))
+    os.replace(partial, path)
