@@ -17,7 +17,8 @@ from .build import build_model, build_preprocessing, provenance
 from .guarding import alignment_images
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
-from .reference import ReferenceEncoder, load_references
+from .reference import ReferenceEncoder, references_for
+from .statistics import reference_statistics
 from .stored_features import LIVE, StoredReferences, resolve_features
 
 
@@ -35,7 +36,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     settings = resolve_features(settings)
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    references = tuple(references or load_references(settings.reference))
+    references = references_for(settings, references)
     set_seed(settings.seed)
     model = build_model(
         CSKDForFeatureAlignment,
@@ -63,5 +64,14 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
         features=stores,
         shuffle_buffer=settings.shuffle_buffer,
     )
-    task = AlignmentTask(model, preprocessing, references, settings.loss, plain_crops(held, max(side, reference_side)))
+    task = AlignmentTask(
+        model,
+        preprocessing,
+        references,
+        settings.loss,
+        plain_crops(held, max(side, reference_side)),
+        loss_weights=settings.loss_weights,
+        reference_weights=settings.reference_weights,
+        statistics=reference_statistics(settings, references, stream, accelerator),
+    )
     return TrainingLoop(task, {UNLABELLED: stream}, settings, accelerator).run()

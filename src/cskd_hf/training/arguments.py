@@ -19,6 +19,11 @@ _LOCATIONS = (
     "stream:LOCATION reads a dataset or shards in order, without an index"
 )
 
+# The names of training.losses, which is not imported here: it needs torch.
+_TOKEN_LOSSES = ("token_cosine", "token_whitened_smooth_l1")
+_ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1", *_TOKEN_LOSSES)
+_OWN_LENGTH = ("mse", "phi_s", "phi_s_smooth_l1")  # draw the projection to the reference's own length
+
 
 class SettingsError(ValueError):
     """A setting is missing, unknown or out of range."""
@@ -107,6 +112,14 @@ def _check_crop_scale(settings: Any, name: str) -> None:
         raise SettingsError(f"{name}={scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0.")
 
 
+def _refuse_streams(settings: Any, name: str, reason: str) -> None:
+    if streams := [location for location in settings.images if location.startswith("stream:")]:
+        raise SettingsError(
+            f"{name}={getattr(settings, name)} {reason}, and {', '.join(streams)} can be read once only; give the location "
+            f"without 'stream:', or another --{name}."
+        )
+
+
 def _check_streams(settings: Any, store: str) -> None:
     """Streams have no index, so nothing can be stored by it, and no length, so their share must be given."""
     _at_least(settings, "shuffle_buffer", 0)
@@ -126,6 +139,18 @@ def _check_streams(settings: Any, store: str) -> None:
 def _within(settings: Any, name: str, low: float, high: float) -> None:
     if not low <= getattr(settings, name) <= high:
         raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
+
+
+def _check_weights(settings: Any, name: str) -> None:
+    """Each value of a list setting once, with as many weights as values, or none."""
+    values, weights = getattr(settings, name), getattr(settings, f"{name}_weights")
+    option = f"{name}_weights".replace("_", "-")
+    if name == "loss" and len(set(values)) < len(values):
+        raise SettingsError(f"{name}={values} names one of them twice; give each once, with --{option}.")
+    if weights and len(weights) != len(values):
+        raise SettingsError(f"{len(values)} --{name} need as many --{option}; given: {weights}.")
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise SettingsError(f"{name}_weights={weights} must all be above 0.")
 
 
 @dataclass
@@ -192,7 +217,10 @@ class AlignSettings(GuardSettings, EncoderSettings):
     )
     shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
-    loss: list[str] = setting(["cosine"], "alignment losses, summed", choices=("cosine", "whitened_smooth_l1"))
+    loss: list[str] = setting(["cosine"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES)
+    loss_weights: list[float] = setting([], "weight of each of --loss; none weighs all by 1")
+    token_grid: int = setting(7, "rows and columns that references' token maps are averaged down to, for token losses")
+    reference_weights: list[float] = setting([], "weight of each of --reference in the loss; none weighs all equally")
     crop_scale: list[float] = setting([0.3, 1.0], "smallest and largest share of an image's area in a training view")
     features: str = setting(
         "",
@@ -220,8 +248,23 @@ class AlignSettings(GuardSettings, EncoderSettings):
                 f"{len(self.images)} --images need as many --image-weights; given: {self.image_weights}."
             )
         if not self.loss:
-            raise SettingsError("loss is empty; give at least one of cosine, whitened_smooth_l1.")
+            raise SettingsError(f"loss is empty; give at least one of {', '.join(_ALIGNMENT_LOSSES)}.")
+        _check_weights(self, "loss")
+        _check_weights(self, "reference")
+        _at_least(self, "token_grid", 1)
+        if set(self.loss) <= set(_TOKEN_LOSSES):
+            raise SettingsError(
+                f"loss={self.loss} compares tokens alone, which would leave the embedding untrained; add one of "
+                f"{', '.join(name for name in _ALIGNMENT_LOSSES if name not in _TOKEN_LOSSES)}."
+            )
+        if "whitened_smooth_l1" in self.loss and (others := sorted(set(self.loss) & set(_OWN_LENGTH))):
+            raise SettingsError(
+                f"loss={self.loss} asks one projection to meet two targets: whitened_smooth_l1 that of the whitened "
+                f"embedding, {others[0]} that of the raw one. Leave one of them out; cosine goes with either."
+            )
         _check_streams(self, "features")
+        if any(name.startswith("phi_s") for name in self.loss):
+            _refuse_streams(self, "loss", "standardises by statistics of one pass over the images")
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
         _at_least(self, "n_views", 0)
@@ -289,7 +332,17 @@ class TeacherSettings(RatedSettings):
 class StudentSettings(GuardSettings, RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
-    teacher: str = setting("", "teacher checkpoint: Hub name or folder; empty trains on the rated images alone")
+    teacher: str = setting(
+        "",
+        "teacher checkpoint: Hub name or folder, or laion:HEAD.pth with --teacher-clip; empty trains on the rated images alone",
+    )
+    teacher_clip: str = setting("", "CLIP that a LAION head is for, e.g. openai/clip-vit-large-patch14")
+    laion_spread: float = setting(
+        1.4, "standard deviation of the ratings that a LAION score is taken for, in its points; 1.4 is AVA's mean"
+    )
+    laion_scale: list[float] = setting(
+        [], "LAION scores that stand for the ends of the ratings' scale; needed where that is not 1..10"
+    )
     images: list[str] = setting([], f"unrated images: {_LOCATIONS}; none distils on rated images")
     image_weights: list[float] = setting(
         [], "share of each of --images in a batch; none draws every image equally often"
@@ -318,6 +371,15 @@ class StudentSettings(GuardSettings, RatedSettings):
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
         _at_least(self, "n_views", 1)
+        if self.teacher.startswith("laion:") != bool(self.teacher_clip):
+            raise SettingsError(
+                f"teacher={self.teacher!r} and teacher_clip={self.teacher_clip!r}: a LAION head (laion:HEAD.pth) and its "
+                "CLIP go together; give both, or another --teacher alone."
+            )
+        if not self.laion_spread > 0:
+            raise SettingsError(f"laion_spread={self.laion_spread} must be above 0.")
+        if self.laion_scale and (len(self.laion_scale) != 2 or not self.laion_scale[0] < self.laion_scale[1]):
+            raise SettingsError(f"laion_scale={self.laion_scale} must be two rising scores, e.g. 1 10.")
         if self.pseudo_labels and not self.teacher:
             raise SettingsError(
                 "pseudo_labels are a teacher's, but there is no teacher; give --teacher, or leave them out."

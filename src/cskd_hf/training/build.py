@@ -111,7 +111,17 @@ def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[st
     """What a checkpoint says of its making: the command, its inputs by name, and the versions."""
     named = {
         name: _public(value)
-        for name in ("encoder", "reference", "teacher", "ratings", "images", "labels", "seed", "max_steps")
+        for name in (
+            "encoder",
+            "reference",
+            "teacher",
+            "teacher_clip",
+            "ratings",
+            "images",
+            "labels",
+            "seed",
+            "max_steps",
+        )
         if (value := getattr(settings, name, None)) not in (None, "", [], 0)
     }
     versions = {
@@ -129,4 +139,6 @@ def _public(value: Any) -> Any:
     """A local path is reduced to its last part: checkpoints are published, the maker's folders are not."""
     if isinstance(value, list):
         return [_public(entry) for entry in value]
+    if isinstance(value, str) and value.startswith("laion:"):
+        return "laion:" + _public(value.removeprefix("laion:"))
     return Path(value).resolve().name if isinstance(value, str) and Path(value).exists() else value

@@ -219,7 +219,8 @@ class TrainingLoop:
         """Save the model that is in the task now, and its image processor."""
         if self.accelerator.is_main_process:
             with replaced_folder(folder) as partial:
-                self.task.model.save_pretrained(partial)
+                model = self.task.model
+                model.save_pretrained(partial, state_dict=self.task.exported(model.state_dict()))
                 self.task.preprocessing.to_image_processor().save_pretrained(partial)
         self.accelerator.wait_for_everyone()
 

@@ -17,7 +17,7 @@ from .arguments import AlignSettings, FeatureSettings
 from .guarding import alignment_images
 from .loop import make_accelerator
 from .recipes import read_recipe
-from .reference import ReferenceEncoder, load_references
+from .reference import ReferenceEncoder, references_for
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def store_features(
     """
     settings.check()
     accelerator = make_accelerator(settings)
-    stored = StoredReferences(settings, tuple(references or load_references(settings.reference)))
+    stored = StoredReferences(settings, references_for(settings, references))
     images, _, _ = alignment_images(settings, stored.views.source_side, accelerator)
     stores = stored.open(images, accelerator)
     accelerator.wait_for_everyone()

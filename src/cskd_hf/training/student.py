@@ -22,6 +22,7 @@ from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
 from .arguments import SettingsError, StudentSettings
 from .guarding import guarded
+from .laion_heads import LAION_PREFIX, LaionTeacher, load_laion_teacher
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
@@ -46,7 +47,8 @@ class FrozenTeacher(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.preprocessing = preprocessing
-        self.bins = len(model.config.score_values)
+        self.score_values = list(model.config.score_values)
+        self.bins, self.feature_size = len(self.score_values), model.config.feature_size
 
     @classmethod
     def from_pretrained(cls, name_or_path: str) -> FrozenTeacher:
@@ -83,7 +85,7 @@ class DistillationTask(RatingTask):
         self,
         model: CSKDForImageAesthetics,
         preprocessing: Preprocessing,
-        teacher: FrozenTeacher,
+        teacher: FrozenTeacher | LaionTeacher,
         settings: StudentSettings,
         validation: RatedImages | None = None,
     ) -> None:
@@ -91,7 +93,7 @@ class DistillationTask(RatingTask):
         self.teachers = (teacher,)
         self.settings = settings
         if settings.feature_weight:
-            self.feature_projector = nn.Linear(model.config.feature_size, teacher.model.config.feature_size)
+            self.feature_projector = nn.Linear(model.config.feature_size, teacher.feature_size)
 
     def frozen(self) -> tuple[nn.Module, ...]:
         return self.teachers
@@ -160,7 +162,7 @@ def _train_on_ratings_alone(settings: StudentSettings, data: RatedData, accelera
 def start_head_from_teacher(
     model: CSKDForImageAesthetics,
     preprocessing: Preprocessing,
-    teacher: FrozenTeacher,
+    teacher: FrozenTeacher | LaionTeacher,
     data: RatedData,
     unrated: ImageCollection,
 ) -> None:
@@ -189,11 +191,15 @@ def start_head_from_teacher(
     )
 
 
-def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher:
+def _load_teacher(settings: StudentSettings, data: RatedData) -> FrozenTeacher | LaionTeacher:
+    if settings.teacher.startswith(LAION_PREFIX):
+        return load_laion_teacher(
+            settings.teacher, settings.teacher_clip, data.score_values, settings.laion_spread, settings.laion_scale
+        )
     teacher = FrozenTeacher.from_pretrained(settings.teacher)
-    if list(teacher.model.config.score_values) != data.score_values:
+    if teacher.score_values != data.score_values:
         raise SettingsError(
-            f"the teacher '{settings.teacher}' rates on {teacher.model.config.score_values}, but the ratings are on "
+            f"the teacher '{settings.teacher}' rates on {teacher.score_values}, but the ratings are on "
             f"{data.score_values}; both need the same score_values."
         )
     return teacher
@@ -224,7 +230,10 @@ def _unrated_stream(
 
 
 def _attach_pseudo_labels(
-    streams: dict[str, ImageStream], teacher: FrozenTeacher, settings: StudentSettings, accelerator: Accelerator
+    streams: dict[str, ImageStream],
+    teacher: FrozenTeacher | LaionTeacher,
+    settings: StudentSettings,
+    accelerator: Accelerator,
 ) -> None:
     """Have the teacher's outputs of fixed views read from a store in place of running it in every step."""
     for name, stream in streams.items():

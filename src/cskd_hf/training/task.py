@@ -97,6 +97,10 @@ class TrainingTask(nn.Module):
         """Named figures of the model as it is now; empty where there is nothing to evaluate on."""
         raise NotImplementedError
 
+    def exported(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What is saved of the model's state, by the model's own names; as it is, unless a task folds something in."""
+        return state
+
     def frozen(self) -> tuple[nn.Module, ...]:
         """Modules that are used but not trained, to be moved to the device."""
         return ()

@@ -1,0 +1,86 @@
+"""Mean and covariance of the references' features over the training images: one pass, kept beside the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..data.loading import ImageStream
+from ..data.views import cut_view, stack_crops
+from ..models.image_loading_cskd import ImageLoadError
+from .arguments import AlignSettings, SettingsError
+from .losses import needs_statistics
+from .reference import ReferenceEncoder
+from .standardisation import FeatureStatistics
+
+logger = logging.getLogger(__name__)
+
+STATISTICS_FOLDER = "reference_statistics"
+_MOST = 20_000  # images of a pass that runs the reference: many times the dim of any encoder
+_BATCH = 64
+
+
+def reference_statistics(
+    settings: AlignSettings, references: Sequence[ReferenceEncoder], stream: ImageStream, accelerator: Accelerator
+) -> dict[str, FeatureStatistics]:
+    """Statistics of each reference by name; empty where no loss of the settings needs any.
+
+    They are of all stored views of all images where features are stored, else of the first view of each image, or of
+    20,000 evenly spaced ones. A resumed run reads those of its start.
+
+    Args:
+        settings: of the run; the statistics go to `reference_statistics/` in its output folder.
+        references: on the device of the run.
+        stream: the training images.
+        accelerator: of the run; one process computes, the others wait and read.
+
+    Raises:
+        SettingsError: statistics of another reference are there.
+    """
+    if not needs_statistics(settings.loss):
+        return {}
+    found = {}
+    for number, reference in enumerate(references):
+        source = reference.fingerprint()
+        path = Path(settings.output_dir) / STATISTICS_FOLDER / f"{number}.safetensors"
+        with accelerator.main_process_first():
+            if accelerator.is_main_process and not (settings.resume and path.is_file()):
+                store = stream.features.get(reference.name)
+                batches = (
+                    (block.flatten(0, 1) for block in store.blocks())
+                    if store is not None
+                    else _encoded(reference.to(accelerator.device), stream)
+                )
+                embeds = (
+                    reference.unpack(rows)[0]
+                    for rows in tqdm(
+                        batches, desc=f"statistics of {reference.name}", unit="batch", disable=settings.quiet
+                    )
+                )
+                FeatureStatistics.compute(embeds, source).save(path)
+        found[reference.name] = FeatureStatistics.load(path)
+        if found[reference.name].source != source:
+            raise SettingsError(
+                f"'{path}' holds statistics of {found[reference.name].source}, but the reference is {source}; resume "
+                "with the same reference, or give another --output-dir."
+            )
+    return found
+
+
+def _encoded(reference: ReferenceEncoder, stream: ImageStream) -> Iterator[torch.Tensor]:
+    images = stream.images
+    spaced = torch.linspace(0, len(images) - 1, min(_MOST, len(images))).long().tolist()
+    for first in range(0, len(spaced), _BATCH):
+        crops = []
+        for index in spaced[first : first + _BATCH]:
+            try:
+                crops.append(cut_view(images.load(index), stream.views, stream.seed, index, 0))
+            except ImageLoadError as error:
+                logger.warning("left out of the statistics: %s (%s)", images.key(index), error.reason)
+        if crops:
+            yield reference(stack_crops(crops))
