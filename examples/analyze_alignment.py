@@ -18,10 +18,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from cskd_hf.analysis.compare import Analysis, analyse_all
+from cskd_hf.analysis.notes import MEASURES, table
+from cskd_hf.analysis.report import write_analysis
 from cskd_hf.data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
-from cskd_hf.evaluation.analysis import Analysis, analyse_all
-from cskd_hf.evaluation.analysis_notes import MEASURES, table
-from cskd_hf.evaluation.analysis_report import write_analysis
 from cskd_hf.training.align import align
 from cskd_hf.training.arguments import AlignSettings, StudentSettings, TeacherSettings
 from cskd_hf.training.student import distil

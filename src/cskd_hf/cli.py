@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
-from .training.recipes import add_settings, nearest, settings_from
-
-_FEATURES = "store the reference encoder's features of phase 1's images, once for many alignments"
-_TRAINING = {
-    "align": (AlignSettings, "phase 1: align an encoder with a frozen CLIP on unlabelled images"),
-    "teacher": (TeacherSettings, "phase 2: fine-tune an aligned encoder on rated images"),
-    "student": (
-        StudentSettings,
-        "phase 2: train a light student on rated images and on a teacher's ratings of unrated ones",
-    ),
-}
+from .commands import add_commands
+from .training.recipes import nearest
 
 
 class _Parser(argparse.ArgumentParser):
@@ -60,92 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="import a module that registers encoders of your own (or module:function) before anything is loaded",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, (settings_class, summary) in _TRAINING.items():
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        add_settings(command, settings_class)
-    features = commands.add_parser("features", help=_FEATURES, description=_FEATURES, allow_abbrev=False)
-    add_settings(features, FeatureSettings)
-    demo = commands.add_parser(
-        "demo", help="the whole of CSKD on embedded data, in minutes, on a CPU", allow_abbrev=False
-    )
-    demo.add_argument(
-        "--output",
-        default="runs/demo",
-        help="folder for student/, report.html and results.json (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=None,
-        metavar="SEED",
-        help="seeds of the compared runs (default: 0 1 2)",
-    )
-    demo.add_argument(
-        "--labels", type=int, default=None, metavar="N", help="rated images to learn from (default: 300)"
-    )
-    demo.add_argument(
-        "--quick", action="store_true", help="one seed and short training: shows that it works, proves no order"
-    )
-    score = commands.add_parser("score", help="score the images of a folder with a trained model", allow_abbrev=False)
-    score.add_argument("model", help="checkpoint: Hub name or folder")
-    score.add_argument("images", nargs="+", help="image files or folders")
-    score.add_argument("--output", metavar="FILE", help="also write the scores to this .csv or .jsonl file")
-    score.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
-    score.add_argument("--top", type=int, default=0, metavar="N", help="show only the best N")
-    score.add_argument("--quiet", action="store_true", help="no progress bar")
-    check = commands.add_parser(
-        "check-images", help="find copies, and evaluation images, in a collection of images", allow_abbrev=False
-    )
-    check.add_argument("images", nargs="+", help="folders, saved datasets or Parquet files")
-    check.add_argument(
-        "--evaluation",
-        nargs="+",
-        default=[],
-        metavar="LOCATION",
-        help="evaluation images: folders, saved datasets, Parquet files or lists of rated images, of which FILE#SPLIT "
-        "takes one split; exit code 1 if any of them is found",
-    )
-    check.add_argument(
-        "--duplicates",
-        choices=("exact", "perceptual"),
-        default="perceptual",
-        help="copies with equal bytes, or also those that show the same picture (default: %(default)s)",
-    )
-    check.add_argument("--output", metavar="FILE", help="also write counts and all pairs to this .json file")
-    check.add_argument("--quiet", action="store_true", help="no progress bars")
-    _add_analyze(commands)
-    encoders = commands.add_parser(
-        "encoders", help="which image encoders of transformers can be aligned, and how", allow_abbrev=False
-    )
-    encoders.add_argument("families", nargs="*", metavar="FAMILY", help="only these, e.g. vit swin clip")
-    encoders.add_argument("--json", action="store_true", help="as JSON")
+    add_commands(commands)
     return parser
-
-
-def _add_analyze(commands: argparse._SubParsersAction) -> None:
-    summary = "compare the attention and the features of encoders, e.g. before and after alignment"
-    analyze = commands.add_parser("analyze", help=summary, description=summary, allow_abbrev=False)
-    analyze.add_argument(
-        "checkpoints",
-        nargs="+",
-        metavar="CHECKPOINT",
-        help="checkpoints of this package or any image encoders, Hub names or folders; a config.json has random weights",
-    )
-    analyze.add_argument(
-        "--images", nargs="+", required=True, metavar="PLACE", help="folders, saved datasets or Parquet files"
-    )
-    analyze.add_argument("--reference", help="encoder to compare features with: Hub name, folder or module:function")
-    analyze.add_argument("--names", nargs="+", metavar="NAME", help="of the checkpoints, in their order")
-    analyze.add_argument(
-        "--max-images", type=int, default=500, metavar="N", help="evenly spaced over all (default: %(default)s)"
-    )
-    analyze.add_argument(
-        "--output", default="runs/analysis", help="folder for page, plots and figures (default: %(default)s)"
-    )
-    analyze.add_argument("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
-    analyze.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
-    analyze.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,58 +98,7 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .training.own_encoders import import_encoders
 
         import_encoders(namespace.imports)
-    if namespace.command in _TRAINING:
-        settings = settings_from(namespace, _TRAINING[namespace.command][0])
-        return _train(namespace.command, settings)
-    if namespace.command == "features":
-        return _store_features(settings_from(namespace, FeatureSettings))
-    if namespace.command == "demo":
-        from .demo import run_demo
-
-        return run_demo(namespace.output, seeds=namespace.seeds, labels=namespace.labels, quick=namespace.quick)
-    if namespace.command == "check-images":
-        from .data.image_check import check_command
-
-        return check_command(namespace)
-    if namespace.command == "analyze":
-        from .evaluation.analysis import analyze_command
-
-        return analyze_command(namespace)
-    if namespace.command == "encoders":
-        from .training.encoder_survey import encoders_command
-
-        return encoders_command(namespace.families, namespace.json)
-    from .scoring.folder import score_command
-
-    return score_command(namespace)
-
-
-def _train(command: str, settings: AlignSettings | TeacherSettings | StudentSettings) -> int:
-    if command == "align":
-        from .training.align import align as run
-    elif command == "teacher":
-        from .training.teacher import teach as run
-    else:
-        from .training.student import distil as run
-    result = run(settings)
-    if os.environ.get("RANK", "0") != "0":
-        return 0
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    print(
-        f"{result.output_dir}: step {result.step}"
-        + (f", best at step {result.best_step}: {figures}" if figures else "")
-    )
-    return 0
-
-
-def _store_features(settings: FeatureSettings) -> int:
-    from .training.stored_features import store_features
-
-    for name, store in store_features(settings).items():
-        if os.environ.get("RANK", "0") == "0":
-            unreadable = f", {len(store.unreadable)} unreadable (in its manifest.json)" if store.unreadable else ""
-            print(f"{store.folder}: {len(store)} images x {store.n_views} views of {name}{unreadable}")
-    return 0
+    return namespace.run(namespace)
 
 
 if __name__ == "__main__":

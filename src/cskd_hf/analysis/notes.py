@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .analysis import Analysis, FeatureSummary
+from .compare import Analysis, FeatureSummary
 
 _UNCHANGED = 0.05  # relative; absolute for measures that are cosines
 

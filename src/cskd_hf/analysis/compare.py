@@ -20,13 +20,14 @@ from torch import nn
 from tqdm import tqdm
 
 from ..data.loading import plain_crops
+from ..data.mixture import open_images, sample_images
 from ..data.views import Preprocessing
+from ..evaluation import collapse
+from ..evaluation.attention import AttentionMeter, AttentionReader, LayerSummary, NoAttentionError, eager_attention
 from ..models.modeling_cskd import CSKDForFeatureAlignment
 from ..training.arguments import AlignSettings, SettingsError
-from ..training.build import build_model, build_preprocessing, open_images
+from ..training.build import build_model, build_preprocessing
 from ..training.reference import ReferenceEncoder, load_reference
-from . import collapse
-from .attention import AttentionMeter, AttentionReader, LayerSummary, NoAttentionError, eager_attention
 
 logger = logging.getLogger(__name__)
 
@@ -285,9 +286,7 @@ def analyse_all(
 
 
 def _sample(locations: Sequence[str], side: int, max_images: int) -> torch.Tensor:
-    collection = open_images(list(locations), side, cache=False)
-    count = min(max_images, len(collection))
-    crops = plain_crops(collection, side, ((np.arange(count) + 0.5) * len(collection) / count).astype(int).tolist())
+    crops = plain_crops(sample_images(open_images(locations, side, cache=False), max_images), side)
     if len(crops) < 4:
         raise SettingsError(f"{len(crops)} readable images are too few to compare features on; give at least 4.")
     return crops
@@ -318,7 +317,7 @@ def analyze_command(namespace: argparse.Namespace) -> int:
     Raises:
         SettingsError: names that do not fit the checkpoints, or too few images.
     """
-    from .analysis_report import table, write_analysis
+    from .report import table, write_analysis
 
     checkpoints = _named(namespace.checkpoints, namespace.names)
     if namespace.max_images < 4:

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from transformers import AutoModel, Data2VecVisionConfig, ViTConfig, ViTModel
 
+from cskd_hf.analysis.compare import Analysis, FeatureSummary, analyse, analyse_all, load_checkpoint, to_json
+from cskd_hf.analysis.notes import closing_notes, table
 from cskd_hf.cli import main
 from cskd_hf.data.views import Preprocessing
-from cskd_hf.evaluation.analysis import Analysis, FeatureSummary, analyse, analyse_all, load_checkpoint, to_json
-from cskd_hf.evaluation.analysis_notes import closing_notes, table
 from cskd_hf.evaluation.attention import LayerSummary
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment, CSKDForImageAesthetics
 
@@ -69,7 +69,7 @@ def test_json_has_no_numbers_that_json_does_not_know():
 
 def test_same_images_and_same_figures_whatever_the_batches(vit_encoder, photographs, monkeypatch):
     once = analyse_all({"vit": vit_encoder}, [photographs], max_images=9)[0][0]
-    monkeypatch.setattr("cskd_hf.evaluation.analysis._MAP_BYTES", 1)  # one image a batch
+    monkeypatch.setattr("cskd_hf.analysis.compare._MAP_BYTES", 1)  # one image a batch
     again = analyse_all({"vit": vit_encoder}, [photographs], max_images=9)[0][0]
     assert once.features.images == again.features.images == 9
     for name, value in once.figures().items():

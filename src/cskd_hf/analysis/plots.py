@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .analysis import Analysis
-from .plotting import COLOURS, INK, open_figure, save_png, to_svg
+from ..evaluation.plotting import COLOURS, INK, open_figure, save_png, to_svg
+from .compare import Analysis
 
 if TYPE_CHECKING:
     from markupsafe import Markup

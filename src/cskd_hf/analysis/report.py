@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .analysis import Analysis, FeatureSummary, write_json
-from .analysis_notes import MEASURES, closing_notes, table, table_rows
-from .analysis_plots import save_plots
-from .plotting import write_page
+from ..evaluation.plotting import write_page
+from .compare import Analysis, FeatureSummary, write_json
+from .notes import MEASURES, closing_notes, table, table_rows
+from .plots import save_plots
 
 __all__ = ["table", "write_analysis"]
 
