@@ -175,4 +175,6 @@ def test_tar_shards_with_masks_give_the_pictures(tmp_path):
     for i in range(6):
         members |= {f"{i}.jpg": coloured(i), f"{i}.seg.png": b"mask", f"{i}.txt": b"text"}
     write_tar(tmp_path / "0.tar", members)
-    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [coloured(i) for i in range(6)]
+    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [
+        coloured(i) for i in range(6)
+    ]
