@@ -23,6 +23,11 @@ from cskd_hf.training.statistics import STATISTICS_FOLDER
 from cskd_hf.training.stored_features import store_features
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def settings(folder: Path, encoder: str, clip: str, photographs: str, **changes: object) -> AlignSettings:
     return AlignSettings(**{
         "encoder": encoder, "reference": [clip], "images": [photographs], "output_dir": str(folder), "holdout": 6,
