@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,22 @@ import torch
 from safetensors.torch import load_file
 
 from cskd_hf.cli import main
+from cskd_hf.data.teacher_features import FeatureStoreError
 from cskd_hf.data.views import Preprocessing
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment
 from cskd_hf.training.align import align
 from cskd_hf.training.alignment_task import UNLABELLED, AlignmentTask
-from cskd_hf.training.arguments import AlignSettings, SettingsError
+from cskd_hf.training.arguments import AlignSettings, FeatureSettings, SettingsError
 from cskd_hf.training.loop import TrainingLoop
 from cskd_hf.training.reference import ReferenceEncoder
 from cskd_hf.training.standardisation import FeatureStatistics
 from cskd_hf.training.statistics import STATISTICS_FOLDER
+from cskd_hf.training.stored_features import store_features
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def settings(folder: Path, encoder: str, clip: str, photographs: str, **changes: object) -> AlignSettings:
@@ -206,3 +214,30 @@ def test_statistics_of_another_reference_are_refused(tmp_path, vit_encoder, clip
     )
     with pytest.raises(SettingsError, match="holds statistics of another"):
         align(settings(tmp_path / "run", vit_encoder, clip, photographs, loss=["phi_s"], max_steps=2, resume=True))
+
+
+def test_maps_are_stored_with_the_embeddings_and_read_by_the_run(tmp_path, encoder, clip, photographs):
+    run = settings(
+        tmp_path / "run", encoder, clip, photographs, loss=["cosine", "token_cosine"], token_grid=2, n_views=2,
+        features=str(tmp_path / "features"),
+    )  # fmt: skip
+    (store,) = store_features(FeatureSettings(**asdict(run))).values()
+    assert store.dim == 12 + 32 * 2 * 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    assert align(run).metrics["token_cosine"] > 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    with pytest.raises(FeatureStoreError, match="map="):
+        align(replace(run, output_dir=str(tmp_path / "other"), token_grid=3))
+
+
+def test_references_of_several_sizes_each_see_the_crop_in_their_own_way(
+    tmp_path, encoder, vit_encoder, clip, photographs
+):
+    Preprocessing((48, 48)).to_image_processor().save_pretrained(encoder)
+    align(settings(
+        tmp_path / "run", vit_encoder, clip, photographs, reference=[clip, encoder], reference_weights=[3, 1],
+        loss=["phi_s", "token_cosine"], loss_weights=[1, 0.5],
+    ))  # fmt: skip
+    model = CSKDForFeatureAlignment.from_pretrained(tmp_path / "run")
+    assert [projector.out_features for projector in model.projectors] == [12, 16]
+    assert len(list((tmp_path / "run" / STATISTICS_FOLDER).iterdir())) == 2

@@ -20,6 +20,11 @@ GOLDEN = {
 }
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def write_v1(path: Path, dim: int) -> nn.Module:
     layer = nn.Linear(dim, 1)
     torch.save(layer.state_dict(), path)
@@ -120,7 +125,7 @@ def test_declared_spread():
 
 
 def test_teacher_row_is_score_and_embedding(tmp_path, clip):
-    torch.save({"weight": 3 * torch.randn(1, 12), "bias": torch.tensor([5.0])}, tmp_path / "head.pth")
+    torch.save({"weight": torch.randn(1, 12).clamp(-1, 1), "bias": torch.tensor([5.0])}, tmp_path / "head.pth")
     reference, head = ReferenceEncoder.from_pretrained(clip), LaionHead.from_file(tmp_path / "head.pth")
     teacher = LaionTeacher(reference, head, range(1, 11))
     crops = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8)

@@ -21,6 +21,11 @@ from cskd_hf.training.token_alignment import TOKEN_LOSSES, TokenAlignment, Token
 cosine, mse, whitened_smooth_l1 = CosineLoss(), MSELoss(), WhitenedSmoothL1Loss()
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def test_settings_name_every_loss():
     assert list(_ALIGNMENT_LOSSES) == [*ALIGNMENT_LOSSES, *TOKEN_LOSSES]
 
