@@ -112,9 +112,7 @@ def test_vision_tower_of_a_whole_checkpoint(name, tmp_path):
     assert torch.allclose(expected.last_hidden_state, found.last_hidden_state, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "auto", [t.AutoModelForImageClassification, t.AutoBackbone], ids=["classifier", "backbone"]
-)
+@pytest.mark.parametrize("auto", [t.AutoModelForImageClassification, t.AutoBackbone], ids=["classifier", "backbone"])
 @pytest.mark.parametrize("name", ["hgnet_v2", "pp_lcnet", "swin", "resnet", "beit"])
 def test_classifier_and_backbone_checkpoints(auto, name, tmp_path):
     torch.manual_seed(0)
