@@ -72,15 +72,40 @@ def test_preprocessing_of_a_cropping_processor():
 
 
 def test_processors_with_habits_of_their_own():
-    from transformers import EfficientNetImageProcessor, MobileViTImageProcessor
+    from transformers import EfficientNetImageProcessor
 
     processor = EfficientNetImageProcessor(size={"height": 20, "width": 20}, do_center_crop=False)
     image = gradient(20, 20)
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
     got = Preprocessing.from_image_processor(processor)(stack_crops([np.asarray(image)]))
     assert torch.allclose(got, torch.as_tensor(np.asarray(expected), dtype=torch.float32), atol=1e-4)
-    with pytest.raises(ValueError, match="do_flip_channel_order=True"):
-        Preprocessing.from_image_processor(MobileViTImageProcessor())
+
+
+def test_flipped_channels_of_mobilevit(tmp_path):
+    from transformers import AutoImageProcessor, MobileViTImageProcessor
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8))
+    processor = MobileViTImageProcessor(size={"height": 20, "width": 20}, do_center_crop=False)
+    expected = processor(images=image, return_tensors="pt")["pixel_values"]
+    preprocessing = Preprocessing.from_image_processor(processor)
+    got = preprocessing(stack_crops([np.asarray(image)]))
+    assert torch.allclose(got, expected, atol=1e-6)
+    assert torch.allclose(
+        got[0, 0], torch.from_numpy(np.asarray(image)[:, :, 2] / 255).float(), atol=1e-6
+    )  # blue first
+    preprocessing.to_image_processor().save_pretrained(tmp_path)
+    again = AutoImageProcessor.from_pretrained(tmp_path)
+    assert Preprocessing.from_image_processor(again) == preprocessing
+    assert torch.allclose(again(images=image, return_tensors="pt")["pixel_values"], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="no built-in image processor flips the channels and normalises"):
+        Preprocessing((20, 20), flip_channels=True).to_image_processor()
+
+
+def test_processor_of_patches_gives_the_largest_square():
+    from transformers import Siglip2ImageProcessor
+
+    processor = Siglip2ImageProcessor(patch_size=8, max_num_patches=20)
+    assert Preprocessing.from_image_processor(processor).size == (32, 32)
 
 
 def test_each_encoder_prepares_the_same_crop_in_its_own_way():

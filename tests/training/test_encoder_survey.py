@@ -128,6 +128,14 @@ def test_classifier_and_backbone_checkpoints(auto, name, tmp_path):
     assert type(again.backbone) is type(model.backbone)
 
 
+def test_checkpoint_of_an_unfit_family_is_refused_by_name(tmp_path):
+    tiny_config(CONFIG_MAPPING["qwen3_vl"]).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="model_type 'qwen3_vl_vision', which cannot be a backbone: it takes .*grid_thw"
+    ):
+        CSKDForFeatureAlignment.from_encoder(str(tmp_path))
+
+
 def test_command(capsys):
     assert main(["encoders", "vit", "qwen3_vl", "clip", "--json"]) == 0
     rows = {row["family"]: row for row in json.loads(capsys.readouterr().out)}

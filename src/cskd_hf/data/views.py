@@ -87,12 +87,14 @@ class Preprocessing:
         size: height and width in pixels.
         mean, std: of each channel, for pixel values in 0..1.
         interpolation: "bicubic", "bilinear" or "nearest"; reduced with antialiasing, as PIL does.
+        flip_channels: give the channels as blue, green, red, as MobileViT wants them.
     """
 
     size: tuple[int, int]
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
+    flip_channels: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in _INTERPOLATIONS:
@@ -107,6 +109,8 @@ class Preprocessing:
             antialias = self.interpolation != "nearest"
             options = {"antialias": True, "align_corners": False} if antialias else {}
             pixels = F.interpolate(pixels, size=self.size, mode=self.interpolation, **options).clamp(0, 1)
+        if self.flip_channels:
+            pixels = pixels.flip(1)
         mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
         std = torch.tensor(self.std, device=pixels.device)[:, None, None]
         return (pixels - mean) / std
@@ -114,13 +118,14 @@ class Preprocessing:
     @classmethod
     def from_image_processor(cls, processor: Any) -> Preprocessing:
         """The preprocessing of a transformers image processor, for views that are already cut."""
-        for flag in ("do_flip_channel_order", "rescale_offset"):
-            if getattr(processor, flag, False):
-                raise ValueError(
-                    f"{type(processor).__name__} has {flag}=True, which this preprocessing does not do; give the encoder's "
-                    "folder another processor, e.g. Preprocessing(...).to_image_processor().save_pretrained(folder)."
-                )
-        size = dict(processor.size or {})
+        if getattr(processor, "rescale_offset", False):
+            raise ValueError(
+                f"{type(processor).__name__} has rescale_offset=True, which this preprocessing does not do; give the "
+                "encoder's folder another processor, e.g. Preprocessing(...).to_image_processor().save_pretrained(folder)."
+            )
+        size = dict(getattr(processor, "size", None) or {})
+        if not size and getattr(processor, "max_num_patches", None):  # SigLIP 2: the largest square it takes
+            size = {"shortest_edge": processor.patch_size * math.isqrt(processor.max_num_patches)}
         crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
         size = dict(crop) if crop else size
         if "height" in size and "width" in size:
@@ -136,7 +141,10 @@ class Preprocessing:
             raise ValueError(
                 f"{type(processor).__name__} has rescale_factor {processor.rescale_factor}; only 1/255 is known."
             )
-        normalise = getattr(processor, "do_normalize", True)
+        flip = bool(getattr(processor, "do_flip_channel_order", False))
+        # MobileViT's processor, the one for images that has the flag at all, never normalises.
+        has_flag = hasattr(processor, "do_flip_channel_order")
+        normalise = getattr(processor, "do_normalize", True) and not has_flag
         # EfficientNet's processor divides by the std a second time.
         power = 2 if getattr(processor, "include_top", False) else 1
         names = {code: name for name, code in _INTERPOLATIONS.items()}
@@ -145,13 +153,19 @@ class Preprocessing:
             mean=tuple(processor.image_mean) if normalise else (0.0,) * 3,
             std=tuple(std**power for std in processor.image_std) if normalise else (1.0,) * 3,
             interpolation=names.get(int(processor.resample), "bicubic"),
+            flip_channels=flip,
         )
 
     def to_image_processor(self) -> Any:
         """A built-in transformers processor of this preprocessing: needs neither remote code nor torchvision.
 
         It resizes the whole image to (height, width), without a crop, since a crop would cut composition away.
+
+        Raises:
+            ValueError: channels are flipped and normalised, which no built-in processor does.
         """
+        if self.flip_channels:
+            return self._flipping_processor()
         from transformers import SiglipImageProcessor
 
         return SiglipImageProcessor(
@@ -159,6 +173,21 @@ class Preprocessing:
             resample=_INTERPOLATIONS[self.interpolation],
             image_mean=list(self.mean),
             image_std=list(self.std),
+        )
+
+    def _flipping_processor(self) -> Any:
+        from transformers import MobileViTImageProcessor
+
+        if (tuple(self.mean), tuple(self.std)) != ((0.0,) * 3, (1.0,) * 3):
+            raise ValueError(
+                f"no built-in image processor flips the channels and normalises them (mean {self.mean}, std {self.std}); "
+                "take mean (0, 0, 0) and std (1, 1, 1), or flip_channels=False."
+            )
+        return MobileViTImageProcessor(
+            size={"height": self.size[0], "width": self.size[1]},
+            resample=_INTERPOLATIONS[self.interpolation],
+            do_center_crop=False,
+            do_convert_rgb=True,
         )
 
 

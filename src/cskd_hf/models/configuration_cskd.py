@@ -87,7 +87,7 @@ class CSKDModuleConfig(PreTrainedConfig):
 
     Args:
         factory (`str`): the name under which its function is registered.
-        kwargs (`dict`, *optional*): arguments of the function, in JSON.
+        arguments (`dict`, *optional*): keyword arguments of the function, in JSON.
         image_size (`int`, *optional*, defaults to 224): side in pixels of its images.
         patch_size (`int`, *optional*): side in pixels of the patches, where it returns tokens.
     """
@@ -95,12 +95,12 @@ class CSKDModuleConfig(PreTrainedConfig):
     model_type = "cskd_module"
 
     factory: str = ""
-    kwargs: dict | None = None
+    arguments: dict | None = None
     image_size: int = 224
     patch_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.kwargs = self.kwargs or {}
+        self.arguments = self.arguments or {}
         super().__post_init__(**kwargs)
 
 

@@ -139,7 +139,7 @@ def find_feature_size(config: PreTrainedConfig, pooling: str) -> int:
         ValueError: it makes no feature of an RGB image; the message says why.
     """
     try:
-        _check_inputs(encoder_class(config), config)
+        suitable_encoder_class(config)
         if not isinstance(config, CSKDModuleConfig):
             try:
                 return _dry_run(config, pooling, "meta")
@@ -168,8 +168,13 @@ def _dry_run(config: PreTrainedConfig, pooling: str, device: str) -> int:
     return pooled.shape[-1]
 
 
-def _check_inputs(kind: type[PreTrainedModel], config: PreTrainedConfig) -> None:
-    """Refuse an encoder that cannot be given pixel values alone."""
+def suitable_encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """[`encoder_class`], where it can be given pixel values alone.
+
+    Raises:
+        UnfitEncoder: it cannot; the message says why.
+    """
+    kind = encoder_class(config)
     parameters = inspect.signature(kind.forward).parameters
     if "pixel_values" not in parameters:
         raise UnfitEncoder(f"it takes {', '.join(list(parameters)[1:3])}, no pixel_values")
@@ -182,6 +187,7 @@ def _check_inputs(kind: type[PreTrainedModel], config: PreTrainedConfig) -> None
         raise UnfitEncoder(f"it needs {', '.join(sorted(others))} beside pixel_values")
     if (getattr(config, "num_frames", None) or 1) > 1:
         raise UnfitEncoder(f"it is made for video (num_frames={config.num_frames})")
+    return kind
 
 
 def refusal(error: Exception, config: PreTrainedConfig) -> str:

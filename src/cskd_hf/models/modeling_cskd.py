@@ -24,6 +24,7 @@ from .encoders_cskd import (
     pool_features,
     run_encoder,
     spatial_features,
+    suitable_encoder_class,
     vision_config,
 )
 
@@ -212,7 +213,13 @@ def load_encoder(name_or_path: str) -> tuple[PreTrainedModel, str]:
     if config.model_type == CSKDConfig.model_type:
         return CSKDForFeatureAlignment.from_pretrained(name_or_path, dtype=torch.float32), "auto"
     whole, config = config, vision_config(config)
-    kind = encoder_class(config)
+    try:
+        kind = suitable_encoder_class(config)
+    except ValueError as error:
+        raise ValueError(
+            f"'{name_or_path}' is of model_type '{config.model_type}', which cannot be a backbone: {error}. "
+            "`cskd-hf encoders` lists those that can."
+        ) from error
     model, loaded = kind.from_pretrained(name_or_path, config=config, dtype=torch.float32, output_loading_info=True)
     missing = sorted(loaded["missing_keys"])
     if any("pooler" not in name for name in missing):

@@ -20,7 +20,7 @@ def register_encoder(name: str, build: Callable[..., nn.Module]) -> None:
 
     ```python
     >>> cskd_hf.register_encoder("mine", build)  # build(width=32) returns an nn.Module
-    >>> config = cskd_hf.CSKDModuleConfig(factory="mine", kwargs={"width": 32}, image_size=64)
+    >>> config = cskd_hf.CSKDModuleConfig(factory="mine", arguments={"width": 32}, image_size=64)
     >>> model = cskd_hf.CSKDForFeatureAlignment(cskd_hf.CSKDConfig(backbone_config=config))
     ```
 
@@ -28,7 +28,7 @@ def register_encoder(name: str, build: Callable[..., nn.Module]) -> None:
 
     Args:
         name: what configs call it.
-        build: returns the module for the `kwargs` of the config; the module maps pixel values
+        build: returns the module for the `arguments` of the config; the module maps pixel values
             `(batch, 3, height, width)` to features `(batch, dim)`, to tokens `(batch, tokens, dim)`, or to a map
             `(batch, dim, height, width)`.
 
@@ -60,15 +60,23 @@ class CSKDModule(PreTrainedModel):
             )
         # Not on the meta device: its buffers that are not in checkpoints would be lost.
         with torch.device("cpu"):
-            self.module = build(**config.kwargs)
+            self.module = build(**config.arguments)
         if not isinstance(self.module, nn.Module):
             raise ValueError(
                 f"the encoder '{config.factory}' is a {type(self.module).__name__}; an nn.Module is needed."
             )
+        self._unsaved = {
+            name: buffer.clone() for name, buffer in self.named_buffers() if name not in self.state_dict()
+        }
         self.post_init()
 
+    @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The module initialised itself when it was built."""
+        # The module initialised itself when it was built; but loading empties the buffers that no checkpoint holds.
+        for name, value in self._unsaved.items():
+            owner, _, buffer = name.rpartition(".")
+            if self.get_submodule(owner) is module:
+                getattr(module, buffer).copy_(value)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """

@@ -34,6 +34,7 @@ _TINY = {
     SIDE: ("image_size", "input_size", "img_size"),
 }  # fmt: skip
 _TINY_NUMBERS = {name: value for value, names in _TINY.items() for name in names}
+_TINY_SCALES = {"depth_multiplier": 0.25, "scale": 0.25, "width_multiplier": 0.25}
 # And for lists, one entry a stage.
 _TINY_LISTS = {
     "depths": lambda stage: 1,
@@ -49,10 +50,15 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "align_vision_model": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
     "bit": {"num_groups": 4},
     "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128},
+    "hgnet_v2": {
+        "stage_in_channels": [48, 16, 16, 16], "stage_mid_channels": [8] * 4, "stage_out_channels": [16, 16, 16, 32],
+        "hidden_sizes": [16, 16, 16, 32], "stage_num_blocks": [1] * 4, "stage_numb_of_layers": [1] * 4,
+    },
     "levit": {"hidden_sizes": [16, 32, 48]},
     "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32},
+    "pp_formulanet_vision": {"post_conv_mid_channels": 64, "post_conv_out_channels": 64},
     "textnet": {"stem_out_channels": 8},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ def _tiny_fields(config: PreTrainedConfig) -> dict[str, Any]:
             fields[name] = type(value)(**_tiny_fields(value))
         elif isinstance(value, int) and not isinstance(value, bool) and name in _TINY_NUMBERS:
             fields[name] = min(value, _TINY_NUMBERS[name]) if value > 0 else value
+        elif name in _TINY_SCALES and isinstance(value, (int, float)):
+            fields[name] = _TINY_SCALES[name]
         elif isinstance(value, (list, tuple)) and name in _TINY_LISTS:
             fields[name] = [_TINY_LISTS[name](stage) for stage in range(len(value))]
     if "embed_dim" in fields and "depths" in fields:
