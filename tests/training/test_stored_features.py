@@ -113,7 +113,7 @@ def test_killed_while_building_and_while_training(vit_encoder, clip, photographs
     def command(name: str) -> list[str]:
         return [
             "align", "--encoder", vit_encoder, "--reference", clip, "--images", photographs, "--max-steps", "60",
-            "--features", str(tmp_path / f"{name}-features"), "--output-dir", str(tmp_path / name), "--n-views", "8",
+            "--features", str(tmp_path / f"{name}-features"), "--output-dir", str(tmp_path / name), "--n-views", "48",
             "--save-every", "7", "--eval-every", "9", "--log-every", "1", *FAST,
         ]  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_killed_while_building_and_while_training(vit_encoder, clip, photographs
     assert not (place / "manifest.json").exists()
 
     started = start_command(command("killed"), processes)
-    while max((line["step"] for line in steps("killed")), default=0) < 25:
+    while max((line["step"] for line in steps("killed")), default=0) < 16:
         assert all(process.is_alive() for process in started)
     kill(started)
     assert not (tmp_path / "killed" / "model.safetensors").exists()

@@ -31,6 +31,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _MANIFEST, _BUILDING, _LOCK = "manifest.json", "building.json", "building.lock"
+_SHARDS, _FEWEST_IMAGES = 64, 64  # something to do for each of many processes
 _MOST_IMAGES, _MOST_BYTES = 2048, 64 << 20  # what a killed build loses at most; what a shard needs in memory
 
 
@@ -54,9 +55,10 @@ class ShardLayout:
 
     @classmethod
     def of(cls, images: int, views: int, dim: int, shard_size: int | None = None) -> ShardLayout:
-        """With `shard_size` images a shard; without, as many as make 64 MiB, at most 2,048."""
+        """With `shard_size` images a shard; without, about 64 shards of 64 to 2,048 images, of at most 64 MiB."""
         fitting = max(_MOST_BYTES // (2 * views * dim), 1)
-        return cls(images, views, dim, shard_size or min(fitting, _MOST_IMAGES))
+        shared = max(-(-images // _SHARDS), _FEWEST_IMAGES)
+        return cls(images, views, dim, shard_size or min(fitting, shared, _MOST_IMAGES))
 
     def __len__(self) -> int:
         return -(-self.images // self.shard_size)
