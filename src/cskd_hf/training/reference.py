@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..data.views import Preprocessing
-from ..models.encoders_cskd import spatial_features
-from ..models.modeling_cskd import pool_features
+from ..models.encoders_cskd import pool_features, run_encoder, spatial_features
 from .arguments import AlignSettings
+from .own_encoders import import_function, names_function
 from .reference_loading import load_reference_encoder
 from .token_alignment import TOKEN_LOSSES
 
@@ -110,8 +110,8 @@ class ReferenceEncoder(nn.Module):
         return rows[:, : self.dim], rows[:, self.dim :].unflatten(1, self.map_shape)
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor | ModelOutput:
-        if hasattr(self.encoder, "config"):
-            return self.encoder(pixel_values=pixel_values)
+        if isinstance(self.encoder, PreTrainedModel):
+            return run_encoder(self.encoder, pixel_values)
         return self.encoder(pixel_values)
 
     def _map(self, outputs: torch.Tensor | ModelOutput, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -154,17 +154,12 @@ def load_reference(location: str) -> ReferenceEncoder:
     """A reference encoder by Hub name, folder, or `package.module:function` that returns a [`ReferenceEncoder`].
 
     Raises:
-        ValueError: the function is not there, or returns something else.
+        SettingsError: the function is not there.
+        ValueError: it returns something else.
     """
-    module_name, _, function = location.partition(":")
-    if not function or "/" in function:
+    if not names_function(location):
         return ReferenceEncoder.from_pretrained(location)
-    try:
-        reference = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"reference '{location}' cannot be loaded: {error}. Allowed: a Hub name, a folder, module:function."
-        ) from error
+    reference = import_function(location)()
     if not isinstance(reference, ReferenceEncoder):
         raise ValueError(
             f"'{location}' returned {type(reference).__name__}; it must return a cskd_hf.ReferenceEncoder."

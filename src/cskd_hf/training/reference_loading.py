@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,32 +25,6 @@ _PROJECTED = {
     "metaclip_2": MetaClip2VisionModelWithProjection,
     "metaclip_2_vision_model": MetaClip2VisionModelWithProjection,
 }
-_NAFLEX = ("siglip2", "siglip2_vision_model")
-
-
-class NaFlexEncoder(nn.Module):
-    """A SigLIP 2 of native resolution on square images: it takes patches, so the pixel values are cut into them.
-
-    Args:
-        encoder: `Siglip2VisionModel`.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.config = encoder.config
-
-    def forward(self, pixel_values: torch.Tensor) -> Any:
-        """`(batch, 3, height, width)`, both sides a multiple of the patch size -> the encoder's output."""
-        batch, channels, height, width = pixel_values.shape
-        patch = self.config.patch_size
-        rows, columns = height // patch, width // patch
-        patches = pixel_values.view(batch, channels, rows, patch, columns, patch)
-        # Rows of a patch, then columns, then channels, as Siglip2ImageProcessor lays them out.
-        patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
-        shapes = torch.tensor([[rows, columns]] * batch, device=patches.device)
-        mask = torch.ones(batch, rows * columns, dtype=torch.long, device=patches.device)
-        return self.encoder(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
 
 
 def load_reference_encoder(name_or_path: str) -> tuple[nn.Module, str, Preprocessing]:
@@ -76,8 +48,6 @@ def load_reference_encoder(name_or_path: str) -> tuple[nn.Module, str, Preproces
         else:
             encoder, pooling = load_encoder(name_or_path)
         _check_head(encoder, name_or_path)
-        if model_type in _NAFLEX:
-            return NaFlexEncoder(encoder), pooling, _naflex_preprocessing(name_or_path)
         return encoder, pooling, load_preprocessing(name_or_path)
     except OSError as error:
         raise ValueError(
@@ -124,18 +94,6 @@ def load_preprocessing(name_or_path: str) -> Preprocessing:
         }  # fmt: skip
         processor = SimpleNamespace(**defaults | {name: value for name, value in values.items() if value is not None})
     return Preprocessing.from_image_processor(processor)
-
-
-def _naflex_preprocessing(name_or_path: str) -> Preprocessing:
-    """The largest square that its processor would make of a square image."""
-    processor = AutoImageProcessor.from_pretrained(name_or_path)
-    side = math.isqrt(processor.max_num_patches) * processor.patch_size
-    fixed = SimpleNamespace(
-        size={"height": side, "width": side}, do_rescale=processor.do_rescale, rescale_factor=processor.rescale_factor,
-        do_normalize=processor.do_normalize, image_mean=processor.image_mean, image_std=processor.image_std,
-        resample=processor.resample,
-    )  # fmt: skip
-    return Preprocessing.from_image_processor(fixed)
 
 
 def _first_lines(error: Exception) -> str:
