@@ -32,7 +32,7 @@ def settings(output: Path) -> dict:
 
 
 def test_a_store_in_the_output_folder_is_used_unless_live_is_asked_for(align, tmp_path, caplog, capsys):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "cskd_hf")  # the demo lowers it
     output = tmp_path / "run"
     assert align(output) == 0
     assert "the reference runs in every step (no store in" in caplog.text
