@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there, on tiny stand-ins of the same names."""
+"""Every command of the README and of examples/README.md, run as it stands there, on tiny stand-ins of the same names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from transformers import CLIPImageProcessor, ViTImageProcessor
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line
-]
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DETAILS = (ROOT / "examples" / "README.md").read_text()
 # What a reader's own run would spend hours on.
 SHORTER = "--max-steps 2 --batch-size 4 --image-size 32 --cpu --quiet"
 
@@ -52,22 +49,51 @@ def run(arguments: list[str], place: Path) -> str:
     return done.stdout
 
 
-def test_commands_and_snippets_in_their_order(place):
-    assert len(COMMANDS) >= 6 and len(SNIPPETS) >= 3
-    for command in COMMANDS:
-        program, *arguments = shlex.split(command)
-        if program == "python":
-            assert "srcc" in run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], place)
-            continue
-        assert program == "cskd-hf"
-        if arguments[0] in ("align", "teacher", "student"):
-            arguments += [*SHORTER.split(), *(["--holdout", "4"] if arguments[0] == "align" else [])]
-        output = run([sys.executable, "-m", "cskd_hf.cli", *arguments], place)
-        if arguments[0] == "score":
+def commands_of(text: str) -> list[str]:
+    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines() if line]
+
+
+def snippets_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def run_command(command: str, place: Path) -> str:
+    program, *arguments = shlex.split(command)
+    if program == "python":
+        return run([sys.executable, str(ROOT / arguments[0]), *arguments[1:]], place)
+    assert program == "cskd-hf"
+    if arguments[0] in ("align", "features", "teacher", "student"):
+        arguments += [*SHORTER.split(), *(["--holdout", "4"] if arguments[0] in ("align", "features") else [])]
+    return run([sys.executable, "-m", "cskd_hf.cli", *arguments], place)
+
+
+def test_readme(place):
+    assert len(commands_of(README)) >= 6 and len(snippets_of(README)) >= 2
+    outputs = {command: run_command(command, place) for command in commands_of(README)}
+    for command, output in outputs.items():
+        if "evaluate_iaa" in command:
+            assert "srcc" in output
+        if " score " in command:
             assert ".png" in output
+        if " encoders " in command:
+            assert "3 supported" in output
     assert (place / "scores.csv").read_text().count("\n") == 1 + 40
-    for snippet in SNIPPETS:
-        called = snippet + "\nprint(build().dim)" if "def build" in snippet else snippet
+    for snippet in snippets_of(README):
+        assert run([sys.executable, "-c", snippet], place).strip()
+
+
+def test_details_of_phase_1(place):
+    assert len(commands_of(DETAILS)) >= 4 and len(snippets_of(DETAILS)) >= 2
+    if not (place / "runs" / "aligned").exists():  # README's first command
+        run_command(commands_of(README)[0], place)
+    for command in commands_of(DETAILS):
+        output = run_command(command, place)
+        if "check-images" in command:
+            assert "0 copies of the 12 evaluation images" in output
+    assert (place / "check.json").is_file() and (place / "runs" / "analysis" / "analysis.html").is_file()
+    assert len(list((place / "features").glob("*/features-*.safetensors"))) == 1
+    for snippet in snippets_of(DETAILS):
+        called = snippet if "print" in snippet else snippet + "\nprint(build().dim)"
         assert run([sys.executable, "-c", called], place).strip()
 
 
