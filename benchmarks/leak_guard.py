@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
 
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.fingerprints import (
     MAX_DISTANCE,
     Fingerprints,
@@ -31,7 +32,7 @@ from cskd_hf.data.fingerprints import (
     take_fingerprints,
 )
 from cskd_hf.data.leak_guard import MAX_KEY_DISTANCE
-from cskd_hf.data.sources import FolderSource, ImageCollection, NamedSource
+from cskd_hf.data.sources import FolderSource, NamedSource
 from cskd_hf.models.image_loading_cskd import load_image
 
 RESULTS = Path(__file__).parent / "results" / "leak_guard.json"

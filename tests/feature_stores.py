@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from cskd_hf.data.sources import FolderSource, ImageCollection
+from cskd_hf.data.collection import ImageCollection
+from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.teacher_features import FeatureStore
 from cskd_hf.data.views import ViewSettings
 

@@ -162,7 +162,7 @@ def _add_check_images(commands: argparse._SubParsersAction) -> None:
 
 def _add_analyze(commands: argparse._SubParsersAction) -> None:
     def run(namespace: argparse.Namespace) -> int:
-        from .analysis.compare import analyze_command
+        from .analysis.command import analyze_command
 
         return analyze_command(namespace)
 

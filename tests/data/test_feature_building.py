@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.feature_building import STORED_VIEWS_SEED, FeatureBuilder
 from cskd_hf.data.feature_shards import ShardLayout
-from cskd_hf.data.sources import FolderSource, ImageCollection
+from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.teacher_features import FeatureStore, FeatureStoreError, describe
 from cskd_hf.models.image_loading_cskd import ImageLoadError
 from feature_stores import VIEWS, Colour, build, shards

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from cskd_hf.cli import main
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.evaluation_images import open_evaluation
 from cskd_hf.data.fingerprints import take_fingerprints
 from cskd_hf.data.leak_guard import LeakGuard, Match, find_duplicates
 from cskd_hf.data.locations import open_source
 from cskd_hf.data.ratings_checks import RatingsError
-from cskd_hf.data.sources import FolderSource, ImageCollection
+from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.synthetic import SyntheticPhotographs
 from image_copies import COPIES, resize
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.loading import ImageStream, build_loader
 from cskd_hf.data.mixture import open_images
 from cskd_hf.data.order import ImageOrder
-from cskd_hf.data.sources import FolderSource, ImageCollection
+from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.views import ViewSettings
 from cskd_hf.models.image_loading_cskd import ImageLoadError
 from shard_files import coloured, write_parquet, write_tar

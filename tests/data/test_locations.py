@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from cskd_hf.data import locations
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.locations import open_source
 from cskd_hf.data.shards import TarSource
-from cskd_hf.data.sources import DatasetSource, ImageCollection
+from cskd_hf.data.sources import DatasetSource
 from cskd_hf.data.streaming import StreamSource
 from shard_files import coloured, write_parquet, write_tar
 

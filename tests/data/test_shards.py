@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.shards import TarSource
-from cskd_hf.data.sources import ImageCollection
 from cskd_hf.models.image_loading_cskd import ImageLoadError
 from shard_files import coloured, write_tar
 

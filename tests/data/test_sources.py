@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.locations import open_source
-from cskd_hf.data.sources import DatasetSource, FolderSource, ImageCollection
+from cskd_hf.data.sources import DatasetSource, FolderSource
 
 
 def test_folder_lists_images_at_any_depth_sorted_and_without_hidden_ones(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cskd_hf.data.sources import FolderSource, ImageCollection
+from cskd_hf.data.collection import ImageCollection
+from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.teacher_features import FeatureStore, FeatureStoreError, describe, stored_views
 from cskd_hf.data.views import ViewSettings, cut_view, stack_crops
 from feature_stores import VIEWS, Colour, build, shards

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from ..models.image_loading_cskd import ImageLoadError
+from .collection import ImageCollection
 from .feature_shards import FeatureStoreError, ShardClaims, ShardLayout, StoreFolder, find_damage
-from .sources import ImageCollection
 from .views import ViewSettings, cut_view, stack_crops
 
 logger = logging.getLogger(__name__)

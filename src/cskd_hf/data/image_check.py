@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .collection import ImageCollection
 from .evaluation_images import open_evaluation
 from .fingerprints import take_fingerprints
 from .leak_guard import Findings, LeakGuard, find_duplicates
 from .locations import open_source
-from .sources import ImageCollection, NamedSource
+from .sources import NamedSource
 
 _SHOWN = 10  # pairs of each kind of report
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..models.image_loading_cskd import ImageLoadError, load_image
+from .collection import ImageCollection
 from .order import ImageOrder
-from .sources import ImageCollection
 from .streaming import ReadAhead, Row, StreamReader
 from .teacher_features import FeatureStore
 from .views import ViewSettings, cut_view, stack_crops

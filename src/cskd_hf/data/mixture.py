@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .collection import ImageCollection
 from .locations import open_source
-from .sources import ImageCollection
 
 
 def open_images(locations: Sequence[str], target_side: int, cache: bool) -> ImageCollection:

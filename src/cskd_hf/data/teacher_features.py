@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .collection import ImageCollection
 from .feature_building import STORED_VIEWS_SEED, FeatureBuilder, FrozenEncoder
 from .feature_shards import (
     FeatureStoreError,
@@ -30,7 +31,6 @@ from .feature_shards import (
     payload_offset,
     read_description,
 )
-from .sources import ImageCollection
 from .views import ViewSettings
 
 __all__ = ["STORED_VIEWS_SEED", "FeatureStore", "FeatureStoreError", "FrozenEncoder", "describe"]

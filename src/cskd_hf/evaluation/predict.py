@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor
 
+from ..data.collection import ImageCollection
 from ..data.ratings import score_values_of
-from ..data.sources import DatasetSource, ImageCollection
+from ..data.sources import DatasetSource
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig
 from ..models.image_loading_cskd import ImageLoadError

@@ -13,11 +13,12 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ..data.collection import ImageCollection
 from ..data.evaluation_images import open_evaluation
 from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
 from ..data.mixture import open_images, split_holdout
-from ..data.sources import DatasetSource, ImageCollection, NamedSource
+from ..data.sources import DatasetSource, NamedSource
 from .arguments import AlignSettings, SettingsError, StudentSettings
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..data.sources import ImageCollection
+from ..data.collection import ImageCollection
 from ..data.teacher_features import FeatureStore, stored_views
 from ..data.views import ViewSettings
 from .arguments import AlignSettings, FeatureSettings

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.collection import ImageCollection
 from ..data.loading import ImageStream, plain_crops
 from ..data.mixture import open_images, sample_images
 from ..data.order import ImageOrder
-from ..data.sources import ImageCollection
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features

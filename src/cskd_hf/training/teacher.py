@@ -9,10 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
+from ..data.collection import ImageCollection
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder
 from ..data.ratings import rated_subset, score_values_of, select_split
-from ..data.sources import DatasetSource, ImageCollection
+from ..data.sources import DatasetSource
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
 from ..models.image_loading_cskd import ImageLoadError
