@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 import cskd_hf
 from cskd_hf import demo
-from cskd_hf.training.arguments import SettingsError
+from cskd_hf.training.settings import SettingsError
 
 
 @pytest.fixture(scope="module")

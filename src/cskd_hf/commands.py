@@ -6,8 +6,9 @@ import argparse
 import os
 from collections.abc import Callable
 
-from .training.arguments import AlignSettings, FeatureSettings, LoopSettings, StudentSettings, TeacherSettings
+from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
+from .training.settings import LoopSettings
 
 Run = Callable[[argparse.Namespace], int]
 

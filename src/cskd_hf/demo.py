@@ -24,8 +24,9 @@ from .evaluation.comparison import paired_table, summary_table, write_results
 from .evaluation.report import save_overview_png, write_report
 from .models.image_loading_cskd import load_image
 from .training.align import align
-from .training.arguments import AlignSettings, SettingsError, StudentSettings, TeacherSettings
+from .training.arguments import AlignSettings, StudentSettings, TeacherSettings
 from .training.scoreboard import Scoreboard
+from .training.settings import SettingsError
 from .training.student import distil
 from .training.teacher import teach
 

@@ -11,8 +11,9 @@ import cskd_hf
 from cskd_hf.cli import main
 from cskd_hf.models import module_cskd
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment, CSKDForImageAesthetics
-from cskd_hf.training.arguments import SettingsError, TeacherSettings
+from cskd_hf.training.arguments import TeacherSettings
 from cskd_hf.training.build import build_model, build_preprocessing
+from cskd_hf.training.settings import SettingsError
 
 SOURCE = """
 from torch import nn

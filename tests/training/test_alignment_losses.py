@@ -15,9 +15,10 @@ from cskd_hf.data.views import Preprocessing
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment
 from cskd_hf.training.align import align
 from cskd_hf.training.alignment_task import UNLABELLED, AlignmentTask
-from cskd_hf.training.arguments import AlignSettings, FeatureSettings, SettingsError
+from cskd_hf.training.arguments import AlignSettings, FeatureSettings
 from cskd_hf.training.loop import TrainingLoop
 from cskd_hf.training.reference import ReferenceEncoder
+from cskd_hf.training.settings import SettingsError
 from cskd_hf.training.standardisation import FeatureStatistics
 from cskd_hf.training.statistics import STATISTICS_FOLDER
 from cskd_hf.training.stored_features import store_features

@@ -20,8 +20,9 @@ from cskd_hf.data.mixture import open_images
 from cskd_hf.data.order import ImageOrder
 from cskd_hf.data.ratings import load_ratings, select_split
 from cskd_hf.data.views import ViewSettings
-from cskd_hf.training.arguments import AlignSettings, SettingsError, StudentSettings
+from cskd_hf.training.arguments import AlignSettings, StudentSettings
 from cskd_hf.training.guarding import guarded
+from cskd_hf.training.settings import SettingsError
 from cskd_hf.training.teacher import RatedData
 from image_copies import COPIES
 

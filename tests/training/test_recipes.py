@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cskd_hf.cli import build_parser, main
-from cskd_hf.training.arguments import AlignSettings, SettingsError, StudentSettings, TeacherSettings
+from cskd_hf.training.arguments import AlignSettings, StudentSettings, TeacherSettings
 from cskd_hf.training.recipes import read_recipe, settings_from, write_recipe
+from cskd_hf.training.settings import SettingsError
 
 RECIPES = sorted((Path(__file__).parents[2] / "hub_configs" / "recipes").glob("*.yaml"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..training.arguments import SettingsError
+from ..training.settings import SettingsError
 from .compare import analyse_all
 from .notes import table
 from .report import write_analysis

@@ -23,9 +23,10 @@ from ..data.views import Preprocessing
 from ..evaluation import collapse
 from ..evaluation.attention import AttentionMeter, AttentionReader, LayerSummary, NoAttentionError, eager_attention
 from ..models.modeling_cskd import CSKDForFeatureAlignment
-from ..training.arguments import AlignSettings, SettingsError
+from ..training.arguments import AlignSettings
 from ..training.build import build_model, build_preprocessing
 from ..training.reference import ReferenceEncoder, load_reference
+from ..training.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 

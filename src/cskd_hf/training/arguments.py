@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
-
-def setting(default: Any, help: str, *, choices: tuple[str, ...] | None = None, resumable: bool = False) -> Any:
-    """A field with its help text; `resumable` marks one that a resumed run may change without changing its result."""
-    metadata = {"help": help, "choices": choices, "resumable": resumable}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
+from .settings import LoopSettings, SettingsError, at_least, setting
 
 _LOCATIONS = (
     "folders, saved datasets, .parquet, .arrow or .tar (WebDataset) files or patterns, names on the Hub; "
@@ -23,87 +16,6 @@ _LOCATIONS = (
 _TOKEN_LOSSES = ("token_cosine", "token_whitened_smooth_l1")
 _ALIGNMENT_LOSSES = ("cosine", "mse", "whitened_smooth_l1", "phi_s", "phi_s_smooth_l1", *_TOKEN_LOSSES)
 _OWN_LENGTH = ("mse", "phi_s", "phi_s_smooth_l1")  # draw the projection to the reference's own length
-
-
-class SettingsError(ValueError):
-    """A setting is missing, unknown or out of range."""
-
-
-@dataclass
-class LoopSettings:
-    """What the loop needs, whatever it trains."""
-
-    output_dir: str = setting("", "folder for the trained model, checkpoints and log", resumable=True)
-    seed: int = setting(0, "seed of the data order, views and new weights")
-    max_steps: int = setting(1000, "optimiser steps")
-    batch_size: int = setting(64, "images in a forward pass of one process")
-    gradient_accumulation_steps: int = setting(1, "forward passes in an optimiser step")
-    learning_rate: float = setting(1e-3, "peak learning rate")
-    min_lr_ratio: float = setting(0.01, "last learning rate as a share of the peak (cosine schedule)")
-    warmup_steps: int = setting(50, "steps of linear warm-up")
-    weight_decay: float = setting(0.05, "AdamW weight decay; biases and norms have none")
-    max_grad_norm: float = setting(3.0, "gradients are clipped to this norm; 0 clips nothing")
-    mixed_precision: str = setting("no", "precision of the forward pass", choices=("no", "fp16", "bf16"))
-    eval_every: int = setting(100, "steps between evaluations; 0 evaluates only at the end")
-    save_every: int = setting(500, "steps between checkpoints for --resume; 0 keeps none", resumable=True)
-    log_every: int = setting(10, "steps between lines of log.jsonl", resumable=True)
-    patience: int = setting(0, "stop after so many evaluations without a better one; 0 never stops early")
-    keep: str = setting("best", "which weights become the result", choices=("best", "last"))
-    trackers: list[str] = setting([], "Accelerate trackers by name, e.g. tensorboard, wandb, trackio", resumable=True)
-    num_workers: int = setting(0, "processes that decode images", resumable=True)
-    cache_images: bool = setting(
-        False, "keep decoded images in memory, at the size that the views need; each worker has its own"
-    )
-    max_bad_images: float = setting(0.05, "share of unreadable images above which training stops")
-    resume: bool = setting(False, "go on from the last checkpoint in output_dir", resumable=True)
-    overwrite: bool = setting(False, "replace a run that is already in output_dir", resumable=True)
-    channels_last: bool = setting(False, "channels-last memory layout: faster for most CNNs, on CPU and GPU")
-    gradient_checkpointing: bool = setting(
-        False, "compute the encoder's activations again in the backward pass: less memory, more time"
-    )
-    compile: bool = setting(False, "torch.compile the model; the first steps take minutes")
-    sync_batchnorm: bool = setting(False, "batch norms over the batches of all processes; GPUs only")
-    ema_decay: float = setting(
-        0.0, "decay of the moving average of the weights that becomes the result, e.g. 0.999; 0 takes the weights"
-    )
-    cpu: bool = setting(False, "train on the CPU even where there is a GPU")
-    quiet: bool = setting(False, "no progress bars", resumable=True)
-
-    def check(self) -> None:
-        """Raises:
-        SettingsError: a value is missing or out of range; the message names it and what is allowed.
-        """
-        if not self.output_dir:
-            raise SettingsError("output_dir is not set; give --output-dir FOLDER.")
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "log_every"):
-            _at_least(self, name, 1)
-        for name in (
-            "warmup_steps",
-            "weight_decay",
-            "max_grad_norm",
-            "eval_every",
-            "save_every",
-            "patience",
-            "num_workers",
-        ):
-            _at_least(self, name, 0)
-        for name in ("min_lr_ratio", "max_bad_images"):
-            _within(self, name, 0, 1)
-        if not 0 <= self.ema_decay < 1:
-            raise SettingsError(f"ema_decay={self.ema_decay} must be at least 0 and below 1.")
-        if not self.learning_rate > 0:
-            raise SettingsError(f"learning_rate={self.learning_rate} must be above 0.")
-        for entry in fields(self):
-            choices = entry.metadata["choices"]
-            given = getattr(self, entry.name)
-            for value in given if isinstance(given, list) else [given]:
-                if choices and value not in choices:
-                    raise SettingsError(f"{entry.name}={value!r} is not known; allowed: {', '.join(choices)}.")
-
-
-def _at_least(settings: Any, name: str, lowest: float) -> None:
-    if getattr(settings, name) < lowest:
-        raise SettingsError(f"{name}={getattr(settings, name)} must be at least {lowest}.")
 
 
 def _check_crop_scale(settings: Any, name: str) -> None:
@@ -122,7 +34,7 @@ def _refuse_streams(settings: Any, name: str, reason: str) -> None:
 
 def _check_streams(settings: Any, store: str) -> None:
     """Streams have no index, so nothing can be stored by it, and no length, so their share must be given."""
-    _at_least(settings, "shuffle_buffer", 0)
+    at_least(settings, "shuffle_buffer", 0)
     streams = [location for location in settings.images if location.startswith("stream:")]
     if streams and getattr(settings, store):
         raise SettingsError(
@@ -134,11 +46,6 @@ def _check_streams(settings: Any, store: str) -> None:
             f"the length of {', '.join(streams)} is not known; give --image-weights, a share for each of the "
             f"{len(settings.images)} --images."
         )
-
-
-def _within(settings: Any, name: str, low: float, high: float) -> None:
-    if not low <= getattr(settings, name) <= high:
-        raise SettingsError(f"{name}={getattr(settings, name)} must be between {low} and {high}.")
 
 
 def _check_weights(settings: Any, name: str) -> None:
@@ -173,7 +80,7 @@ class EncoderSettings(LoopSettings):
         super().check()
         if not self.encoder and self.trains:
             raise SettingsError("encoder is not set; give --encoder NAME_OR_FOLDER.")
-        _at_least(self, "image_size", 0)
+        at_least(self, "image_size", 0)
 
 
 @dataclass
@@ -251,7 +158,7 @@ class AlignSettings(GuardSettings, EncoderSettings):
             raise SettingsError(f"loss is empty; give at least one of {', '.join(_ALIGNMENT_LOSSES)}.")
         _check_weights(self, "loss")
         _check_weights(self, "reference")
-        _at_least(self, "token_grid", 1)
+        at_least(self, "token_grid", 1)
         if set(self.loss) <= set(_TOKEN_LOSSES):
             raise SettingsError(
                 f"loss={self.loss} compares tokens alone, which would leave the embedding untrained; add one of "
@@ -267,8 +174,8 @@ class AlignSettings(GuardSettings, EncoderSettings):
             _refuse_streams(self, "loss", "standardises by statistics of one pass over the images")
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
-        _at_least(self, "n_views", 0)
-        _at_least(self, "holdout", 1)
+        at_least(self, "n_views", 0)
+        at_least(self, "holdout", 1)
 
 
 @dataclass
@@ -311,7 +218,7 @@ class RatedSettings(EncoderSettings):
         super().check()
         if not self.ratings:
             raise SettingsError("ratings is not set; give --ratings FILE.")
-        _at_least(self, "labels", 0)
+        at_least(self, "labels", 0)
         _check_crop_scale(self, "rated_crop_scale")
         if self.probe_l2 <= 0 or self.head_learning_rate <= 0:
             raise SettingsError("probe_l2 and head_learning_rate must be above 0.")
@@ -366,11 +273,11 @@ class StudentSettings(GuardSettings, RatedSettings):
     def check(self) -> None:
         super().check()
         for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
-            _at_least(self, name, 0)
+            at_least(self, name, 0)
         _check_streams(self, "pseudo_labels")
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
-        _at_least(self, "n_views", 1)
+        at_least(self, "n_views", 1)
         if self.teacher.startswith("laion:") != bool(self.teacher_clip):
             raise SettingsError(
                 f"teacher={self.teacher!r} and teacher_clip={self.teacher_clip!r}: a LAION head (laion:HEAD.pth) and its "

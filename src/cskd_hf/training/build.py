@@ -19,8 +19,9 @@ from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
 from ..models.module_cskd import register_encoder
-from .arguments import EncoderSettings, RatedSettings, SettingsError
+from .arguments import EncoderSettings, RatedSettings
 from .own_encoders import import_function, names_function
+from .settings import SettingsError
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-from .arguments import LoopSettings, SettingsError
+from .settings import LoopSettings, SettingsError
 
 
 def make_accelerator(settings: LoopSettings) -> Accelerator:

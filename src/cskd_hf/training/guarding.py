@@ -19,7 +19,8 @@ from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
 from ..data.mixture import open_images, split_holdout
 from ..data.sources import DatasetSource, NamedSource
-from .arguments import AlignSettings, SettingsError, StudentSettings
+from .arguments import AlignSettings, StudentSettings
+from .settings import SettingsError
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .arguments import SettingsError
 from .reference import ReferenceEncoder, load_reference, weights_fingerprint
+from .settings import SettingsError
 
 LAION_PREFIX = "laion:"
 LAION_SCALE = (1.0, 10.0)  # of the ratings that the heads were fitted to: SAC, AVA and logos

@@ -17,13 +17,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
-from .arguments import LoopSettings
 from .checkpoint import replaced_folder
 from .engine import fit_engine, make_accelerator
 from .recipes import write_recipe
 from .result_weights import ResultWeights
 from .run_log import ImageCount, RunLog
 from .run_state import Progress, TrainingResult, finished_result, load_checkpoint, publish_result, save_checkpoint
+from .settings import LoopSettings
 from .task import TrainingTask
 
 __all__ = ["TrainingLoop", "TrainingResult", "learning_rate_factor", "make_accelerator"]

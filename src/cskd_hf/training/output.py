@@ -7,9 +7,9 @@ import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from .arguments import LoopSettings, SettingsError
 from .checkpoint import recover_folder
 from .recipes import read_recipe
+from .settings import LoopSettings, SettingsError
 
 
 def prepare_output(settings: LoopSettings) -> None:

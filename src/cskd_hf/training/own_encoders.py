@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..models.module_cskd import register_encoder
-from .arguments import SettingsError
+from .settings import SettingsError
 
 
 def names_function(location: str) -> bool:

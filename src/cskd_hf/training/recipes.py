@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from .arguments import LoopSettings, SettingsError
+from .settings import LoopSettings, SettingsError
 
 Settings = TypeVar("Settings", bound=LoopSettings)
 

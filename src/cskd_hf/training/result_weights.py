@@ -12,7 +12,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .arguments import SettingsError
+from .settings import SettingsError
 from .task import TrainingTask
 
 

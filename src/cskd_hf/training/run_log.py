@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from .arguments import LoopSettings, SettingsError
+from .settings import LoopSettings, SettingsError
 
 logger = logging.getLogger(__name__)
 

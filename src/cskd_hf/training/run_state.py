@@ -13,8 +13,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from .arguments import SettingsError
 from .checkpoint import replaced_folder
+from .settings import SettingsError
 from .task import TrainingTask
 
 logger = logging.getLogger(__name__)

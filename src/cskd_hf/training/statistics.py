@@ -13,9 +13,10 @@ from tqdm import tqdm
 from ..data.loading import ImageStream
 from ..data.views import cut_view, stack_crops
 from ..models.image_loading_cskd import ImageLoadError
-from .arguments import AlignSettings, SettingsError
+from .arguments import AlignSettings
 from .losses import needs_statistics
 from .reference import ReferenceEncoder
+from .settings import SettingsError
 from .standardisation import FeatureStatistics
 
 logger = logging.getLogger(__name__)

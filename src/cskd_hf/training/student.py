@@ -20,13 +20,14 @@ from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
-from .arguments import SettingsError, StudentSettings
+from .arguments import StudentSettings
 from .guarding import guarded
 from .laion_heads import LAION_PREFIX, LaionTeacher, load_laion_teacher
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
 from .reference import weights_fingerprint
+from .settings import SettingsError
 from .task import Batch
 from .teacher import RATED, RatedData, RatingTask, build_rated_model
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..data.views import Preprocessing
 from ..models.modeling_cskd import CSKDPreTrainedModel
-from .arguments import SettingsError
+from .settings import SettingsError
 
 Batch = dict[str, dict[str, Any]]
 

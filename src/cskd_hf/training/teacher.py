@@ -18,11 +18,12 @@ from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages, pooled_features, predict, rated_metrics
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
-from .arguments import RatedSettings, SettingsError, TeacherSettings
+from .arguments import RatedSettings, TeacherSettings
 from .build import build_model, build_preprocessing, load_rated, provenance
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
+from .settings import SettingsError
 from .task import Batch, TrainingTask
 
 RATED = "rated"
