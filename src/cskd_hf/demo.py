@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +107,8 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
     folder = Path(output)
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    logging.getLogger(__package__).setLevel(logging.WARNING)  # its own lines say enough
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work:
+    with _quiet_log(), tempfile.TemporaryDirectory(prefix=_WORK, dir=folder) as work:
         (Path(work) / _MARK).touch()
         demo = _Demo(Path(work), scale)
         demo.make_data()
@@ -115,6 +116,18 @@ def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None 
         for seed in scale.seeds:
             demo.run_seed(seed)
         return _finish(demo, folder, started)
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """The demo's own lines say enough."""
+    log = logging.getLogger(__package__)
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _refuse_foreign(folder: Path) -> None:
