@@ -89,7 +89,7 @@ def measure_speed(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     config.save_pretrained(work / "mobilenet_v2")
     common: dict[str, Any] = {
         "images": [str(work / "photographs")], "holdout": 1, "n_views": 2, "crop_scale": [0.3, 1.0], "quiet": True,
-        "cpu": True,
+        "cpu": True, "loss": ["cosine"], "channels_last": True,
     }  # fmt: skip
     references = {"live": vit_reference(), "alone": ConstantTarget()}
     references["stored"] = references["live"]

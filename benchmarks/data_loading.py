@@ -118,7 +118,7 @@ def measure_training(args: argparse.Namespace, places: dict[str, str], folder: P
         for name, place in places.items():
             for workers in args.workers:
                 settings = AlignSettings(
-                    encoder=str(STUDENT), reference=[str(tiny_clip_path())], images=[place], image_size=args.image_size,
+                    encoder=str(STUDENT), loss=["cosine"], reference=[str(tiny_clip_path())], images=[place], image_size=args.image_size,
                     output_dir=str(folder / "run"), batch_size=args.batch_size, max_steps=args.steps, log_every=5,
                     num_workers=workers, seed=repetition, holdout=8, eval_every=0, save_every=0, cpu=True, quiet=True,
                     keep="last", overwrite=True, shuffle_buffer=64,

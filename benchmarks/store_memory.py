@@ -112,6 +112,7 @@ def measured_run(work: Path, count: int, steps: int, batch_size: int, keep_mappe
     output = work / f"run-{count}-{keep_mapped}"
     settings = AlignSettings(
         encoder=str(work / "student"), output_dir=str(output), features=str(work / f"features-{count}"), max_steps=steps,
+        loss=["cosine"],
         batch_size=batch_size, image_size=SIDE, eval_every=0, save_every=0, log_every=steps, **common(work, count),
     )  # fmt: skip
     result = align(settings, [reference()])

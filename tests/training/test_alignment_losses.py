@@ -197,7 +197,6 @@ def test_a_reference_without_a_map_is_refused_for_token_losses():
         (["--loss", "cosine", "--loss-weights", "-1"], "must all be above 0"),
         (["--reference-weights", "1", "2"], "1 --reference need as many --reference-weights"),
         (["--loss", "cosine", "token_cosine", "--token-grid", "0"], "token_grid=0 must be at least 1"),
-        (["--loss", "phi_s", "--images", "stream:somewhere.tar"], "stream:somewhere.tar can be read once only"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit(tmp_path, capsys, encoder, clip, photographs, options, message):

@@ -24,14 +24,6 @@ def _check_crop_scale(settings: Any, name: str) -> None:
         raise SettingsError(f"{name}={scale} must be two rising shares above 0, at most 1, e.g. 0.3 1.0.")
 
 
-def _refuse_streams(settings: Any, name: str, reason: str) -> None:
-    if streams := [location for location in settings.images if location.startswith("stream:")]:
-        raise SettingsError(
-            f"{name}={getattr(settings, name)} {reason}, and {', '.join(streams)} can be read once only; give the location "
-            f"without 'stream:', or another --{name}."
-        )
-
-
 def _check_streams(settings: Any, store: str) -> None:
     """Streams have no index, so nothing can be stored by it, and no length, so their share must be given."""
     at_least(settings, "shuffle_buffer", 0)
@@ -124,7 +116,9 @@ class AlignSettings(GuardSettings, EncoderSettings):
     )
     shuffle_buffer: int = setting(1000, "images of a stream: location among which the next one is chosen by chance")
     projector: str = setting("linear", "from the encoder's feature to the reference's", choices=("linear", "mlp"))
-    loss: list[str] = setting(["cosine"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES)
+    loss: list[str] = setting(
+        ["cosine", "phi_s"], "alignment losses, summed with --loss-weights", choices=_ALIGNMENT_LOSSES
+    )
     loss_weights: list[float] = setting([], "weight of each of --loss; none weighs all by 1")
     token_grid: int = setting(7, "rows and columns that references' token maps are averaged down to, for token losses")
     reference_weights: list[float] = setting([], "weight of each of --reference in the loss; none weighs all equally")
@@ -170,8 +164,6 @@ class AlignSettings(GuardSettings, EncoderSettings):
                 f"embedding, {others[0]} that of the raw one. Leave one of them out; cosine goes with either."
             )
         _check_streams(self, "features")
-        if any(name.startswith("phi_s") for name in self.loss):
-            _refuse_streams(self, "loss", "standardises by statistics of one pass over the images")
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
         at_least(self, "n_views", 0)
