@@ -154,7 +154,7 @@ def test_read_ahead_passes_rows_and_errors_on_and_ends():
 
 
 def test_row_without_an_image_is_an_unreadable_one(tmp_path):
-    members = {f"{i}.png": coloured(i) for i in range(5)} | {"5.jpg": coloured(5)}
+    members = {f"{i}.png": coloured(i) for i in range(5)} | {"5.txt": b"a caption alone"}
     write_tar(tmp_path / "0.tar", members)
     rows = list(open_source(f"stream:{tmp_path}").shard(0))
     assert [row.key for row in rows] == [f"0.tar/{i}" for i in range(6)]
@@ -171,3 +171,11 @@ def test_tar_shards_with_masks_give_the_pictures(tmp_path):
     assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == [
         coloured(i) for i in range(6)
     ]
+
+
+@pytest.mark.parametrize("first", [5, 1], ids=["late", "early"])
+def test_tar_shards_of_several_kinds_of_images(tmp_path, first):
+    """The second kind comes after the samples that the datasets library looks at, or among them."""
+    members = {f"{i}.{'jpg' if i < first else 'png'}": coloured(i) for i in range(8)}
+    write_tar(tmp_path / "0.tar", members)
+    assert [row.image["bytes"] for row in open_source(f"stream:{tmp_path}").shard(0)] == list(members.values())

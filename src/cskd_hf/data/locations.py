@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -85,10 +86,33 @@ def _open_stream(location: str, name: str) -> StreamSource:
     names = [str(file) for file in files]
     builder = _BUILDERS[_one_kind(names, name, compressed=True)]
     try:
-        dataset = datasets.load_dataset(builder, data_files=names, split="train", streaming=True)
+        load = partial(datasets.load_dataset, builder, data_files=names, split="train", streaming=True)
+        dataset = _load_tar_shards(load) if builder == "webdataset" else load()
     except Exception as error:  # readers of foreign files and of the network raise anything
         raise ValueError(f"'{name}' cannot be streamed ({type(error).__name__}: {error}).") from error
     return StreamSource(dataset, name, [file.rpartition("/")[2] for file in names])
+
+
+def _load_tar_shards(load: Callable[..., datasets.IterableDataset]) -> datasets.IterableDataset:
+    """Shards whose images may have several extensions: the library knows those of the first samples alone.
+
+    Args:
+        load: `load_dataset` of the shards.
+    """
+    try:
+        found = load()
+    except ValueError as error:
+        if "same types" not in str(error):
+            raise
+        found = None  # the first samples differ
+    images = {extension.removeprefix("."): datasets.Image() for extension in IMAGE_EXTENSIONS}
+    if found is not None:
+        own = {name: kind for name, kind in found.features.items() if isinstance(kind, datasets.Image)}
+        if not own:
+            return found
+        images |= {name: kind for name, kind in own.items() if name not in images}
+    text = datasets.Value("string")
+    return load(features=datasets.Features({"__key__": text, "__url__": text, **images}))
 
 
 def _is_hub_name(text: str) -> bool:
