@@ -110,6 +110,11 @@ class RatedSet:
         return ~self.histograms.isnan().any(dim=1)
 
     @property
+    def mixed(self) -> bool:
+        """Whether some images have a histogram, and some their mean alone."""
+        return bool(self.known.any() and not self.known.all())
+
+    @property
     def distributions(self) -> torch.Tensor | None:
         """`(images, bins)` where every image has a histogram, else None."""
         return self.histograms if self.known.all() else None
@@ -126,13 +131,9 @@ class RatedSet:
         return (~self.attribute_shares.isnan()).float().mean(dim=0).tolist()
 
     def targets(self) -> dict[str, torch.Tensor]:
-        """What is known of each image: `ratings` are histograms, or means where no image has a histogram; where only
-        some have one, the rows of the others are NaN, and `means` are given beside. `attributes` are shares of their
-        scales, where the set has any."""
-        known = self.known
-        targets = {"ratings": self.histograms if known.any() else self.means}
-        if known.any() and not known.all():
-            targets["means"] = self.means
+        """What is known of each image: `means`; `ratings`, which are histograms, NaN where an image has none, or the means
+        where no image has one; and where the set has any, `attributes` as shares of their scales."""
+        targets = {"means": self.means, "ratings": self.histograms if self.known.any() else self.means}
         return targets | ({"attributes": self.attribute_shares} if self.attributes else {})
 
     def stream(self, batch_size: int, view_side: int, teacher_side: int = 0, seed: int = 0) -> ImageStream:
@@ -216,6 +217,11 @@ class RatedData:
         if synthetic := sum(rated.synthetic for rated in self.sets):
             facts["synthetic_histograms"] = {"images": synthetic, "width": self.settings.soft_bins}
         return facts
+
+    def validation_attributes(self) -> dict[str, np.ndarray]:
+        """The attributes of the validation images, `(images,)` each, NaN where an image has none."""
+        columns = () if self.validation is None else self.main.attributes
+        return {name: np.asarray(self.validation[name][:], dtype=float) for name in columns}
 
     def validation_images(self, preprocessing: Preprocessing, accelerator: Accelerator) -> RatedImages | None:
         """This process' share of the validation images."""

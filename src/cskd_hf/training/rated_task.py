@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 
 from ..data.views import Preprocessing
-from ..evaluation.predict import RatedImages, predict, rated_metrics
+from ..evaluation.metrics import srcc
+from ..evaluation.predict import RatedImages, predict_all, rated_metrics
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics, CSKDImageAestheticsOutput, rating_losses
 from .rated_data import RatedData, stream_name
@@ -46,9 +48,11 @@ class RatingTask(TrainingTask):
         self.attribute_weight = rated.settings.attribute_weight if rated else 0.0
         self.layer_decay = rated.settings.layer_decay if rated else 1.0
         self._scales = [rated_set.score_values for rated_set in rated.sets] if rated else [model.config.score_values]
+        self._mixed = [rated_set.mixed for rated_set in rated.sets] if rated else [False]
         self._coverage = [rated_set.attribute_coverage for rated_set in rated.sets] if rated else [[]]
         # Of each attribute of each set: its output of the model's head, or of the set's own after that.
         self._outputs: list[list[int]] = [[]]
+        self._validation_attributes = rated.validation_attributes() if rated else {}
         if rated:
             self._outputs = [_outputs(rated_set.attributes, model.config.attributes) for rated_set in rated.sets]
             feature_size, shared = model.config.feature_size, len(model.config.attributes)
@@ -113,7 +117,7 @@ class RatingTask(TrainingTask):
     def _rating_loss(self, number: int, distribution: torch.Tensor, stream: dict[str, torch.Tensor]) -> torch.Tensor:
         values = torch.tensor(self._scales[number], device=distribution.device)
         ratings = stream["ratings"]
-        if "means" not in stream:
+        if not self._mixed[number]:
             return rating_losses(distribution, ratings, values).mean()
         known = ~ratings.isnan().any(dim=1)
         to_histograms = rating_losses(distribution, ratings.nan_to_num(), values)
@@ -130,19 +134,34 @@ class RatingTask(TrainingTask):
         return (errors.mean(dim=0) / torch.tensor(self._coverage[number], device=shares.device)).mean()
 
     def evaluate(self) -> dict[str, float]:
-        """SRCC, PLCC, EMD and their like on the validation images, gathered over all processes."""
-        if self._validation is None:
+        """SRCC, PLCC, EMD and their like on the validation images, gathered over all processes; `srcc_NAME` of each
+        attribute that they have."""
+        images = self._validation
+        if images is None:
             return {}
-        rows, scores, distributions = predict(self.model, self._validation)
-        found = gather_object(list(zip(rows, scores.tolist(), distributions.tolist())))
-        if len(found) < 2:
+        mine = predict_all(self.model, images)
+        found = [part for part in gather_object([mine]) if len(part["rows"])]
+        names = found[0] if found else {}
+        parts = {name: np.concatenate([part[name] for part in found]) for name in names}
+        if len(parts.get("rows", ())) < 2:
             raise ImageLoadError(
-                self._validation.images.key(0), f"only {len(found)} of the validation images can be read; 2 are needed"
+                images.images.key(0),
+                f"only {len(parts.get('rows', ()))} of the validation images can be read; 2 are needed",
             )
-        rows, scores, distributions = zip(*sorted(found))
-        return rated_metrics(
-            self._validation, list(rows), torch.tensor(scores).numpy(), torch.tensor(distributions).numpy()
-        )
+        order = np.argsort(parts["rows"])
+        rows = parts["rows"][order].tolist()
+        metrics = rated_metrics(images, rows, parts["scores"][order], parts["distributions"][order])
+        return metrics | self._attribute_metrics(rows, parts.get("attributes", np.zeros(len(rows)))[order])
+
+    def _attribute_metrics(self, rows: list[int], predicted: np.ndarray) -> dict[str, float]:
+        metrics = {}
+        for column, name in enumerate(self.model.config.attributes if self.attribute_weight else ()):
+            if name in self._validation_attributes:
+                values = self._validation_attributes[name][rows]
+                known = ~np.isnan(values)
+                if known.sum() >= 2:
+                    metrics[f"srcc_{name}"] = srcc(predicted[known, column], values[known])
+        return metrics
 
 
 def _outputs(attributes: dict[str, tuple[float, float]], shared: dict[str, list[float]]) -> list[int]:
