@@ -142,7 +142,7 @@ def evaluate_scores(
 
     Returns:
         `data` (facts of the ratings), `settings`, `metrics` (by name: `value`, `low`, `high`), `left_out` (metric:
-        reason), `groups` (column: a list of `name`, `images`, and `metrics` or `note`), `attributes` (by name: `images`,
+        reason), `groups` (column: a list of `name`, `images`, and `metrics` or `note`), `not_grouped` (column: reason), `attributes` (by name: `images`,
         and `metrics` or `note`), `calibration` (see `calibration_curve`; null on another scale than the ratings'),
         `comparison` (null, or by metric as `resampling.compare` gives it), `versions`, and `images`: the columns of the
         table of images, in numpy. All but `images` is what results.json holds.
@@ -156,7 +156,8 @@ def evaluate_scores(
         raise RatingsError(f"{len(scored)} rated image(s) can be read; an evaluation needs at least 2.")
     judged = _Judged(scored, settings)
     rival = None if against is None else _Judged(against, settings)
-    columns = {column: groups_of(scored.ratings, column) for column in group_columns(scored.ratings, settings.by)}
+    by, not_grouped = group_columns(scored.ratings, settings.by)
+    columns = {column: groups_of(scored.ratings, column) for column in by}
     attributes, without = attribute_columns(scored)
     measures = 1 + sum(map(len, columns.values())) + len(attributes) + (rival is not None)
     bar = tqdm(
@@ -176,10 +177,11 @@ def evaluate_scores(
             )
     return {
         "data": _data_facts(scored),
-        "settings": _settings_facts(settings, judged, list(columns)),
+        "settings": _settings_facts(settings, judged, by),
         "metrics": metrics,
         "left_out": judged.left_out,
         "groups": groups,
+        "not_grouped": not_grouped,
         "attributes": of_attributes | {name: {"images": 0, "note": f"{why}."} for name, why in without.items()},
         "calibration": calibration_curve(judged.scored.scores, scored.means) if judged.same_scale else None,
         "comparison": comparison,
