@@ -43,7 +43,7 @@ def _write_scores(path: Path, images: Mapping[str, Any]) -> None:
         table = csv.writer(file)
         table.writerow(names)
         for row in zip(*(images[name] for name in names)):
-            table.writerow([f"{value:.8g}" if isinstance(value, float) else value for value in row])
+            table.writerow([repr(float(value)) if isinstance(value, float) else value for value in row])
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, str]:

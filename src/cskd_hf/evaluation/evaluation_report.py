@@ -74,7 +74,7 @@ def _caveats(result: Mapping[str, Any]) -> list[str]:
     lines = []
     if result["settings"]["rescaled"]:
         lines.append("The ends of the model's scale were mapped linearly to those of the ratings (--rescale).")
-    lines += [f"{line}." for line in left_out_lines(result)]
+    lines += left_out_lines(result)
     if unreadable := result["data"]["unreadable"]:
         shown = "; ".join(f"{key} ({reason})" for key, reason in list(unreadable.items())[:3])
         more = "; ..., all in results.json" if len(unreadable) > 3 else ""

@@ -44,11 +44,16 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
 
 def left_out_lines(result: Mapping[str, Any]) -> list[str]:
     """What is not measured, and why: metrics, those of one reason together, and columns."""
-    reasons: dict[str, list[str]] = {}
-    for metric, reason in result["left_out"].items():
-        reasons.setdefault(reason, []).append(metric)
-    lines = [f"{', '.join(metrics)} left out: {reason}" for reason, metrics in reasons.items()]
+    lines = [f"{names} left out: {reason}" for names, reason in _by_reason(result["left_out"])]
+    lines += [f"{names} not compared: {reason}" for names, reason in _by_reason(result["not_compared"])]
     return lines + [f"no figures by {column}: {reason}" for column, reason in result["not_grouped"].items()]
+
+
+def _by_reason(left_out: Mapping[str, str]) -> list[tuple[str, str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in reasons.items()]
 
 
 def interval(figure: Mapping[str, float | None], digits: int = 4) -> str:
