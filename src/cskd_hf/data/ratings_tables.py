@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,20 @@ FORMATS = ".csv, .tsv, .jsonl, .parquet, or a folder written by save_to_disk"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 
 
-def read_table(path: Path) -> tuple[dict[str, list], list[str]]:
-    """Read a file to columns of raw cells, and the place of each row in the file ("line 7")."""
+def read_table(path: str | os.PathLike, delimiter: str = "") -> tuple[dict[str, list], list[str]]:
+    """Read a file to columns of raw cells, and the place of each row in the file ("line 7").
+
+    Args:
+        path: a .csv, .tsv, .jsonl or .parquet file.
+        delimiter: of a .csv file that is not separated by commas.
+    """
+    path = Path(path)
     if not path.exists():
         raise RatingsError(f"{path}: there is no such file; give one of: {FORMATS}.")
     kind = path.suffix.lower()
     try:
         if kind in (".csv", ".tsv"):
-            return _read_csv(path, "," if kind == ".csv" else "\t")
+            return _read_csv(path, delimiter or ("," if kind == ".csv" else "\t"))
         if kind == ".jsonl":
             return _read_jsonl(path)
         if kind == ".parquet":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def load_votes(
     Raises:
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.
     """
-    table, row_names = read_table(Path(path))
+    table, row_names = read_table(path)
     votes = votes_of_table(table, row_names, str(path), columns or {}, repeats)
     if split is None:
         return votes
