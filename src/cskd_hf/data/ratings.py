@@ -144,14 +144,19 @@ def _load_folder(
     return _from_table(table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes)
 
 
-def read_table(path: Path) -> tuple[dict[str, list], list[str]]:
-    """Read a file to columns of raw cells, and the place of each row in the file ("line 7")."""
+def read_table(path: Path, delimiter: str = "") -> tuple[dict[str, list], list[str]]:
+    """Read a file to columns of raw cells, and the place of each row in the file ("line 7").
+
+    Args:
+        path: a .csv, .tsv, .jsonl or .parquet file.
+        delimiter: of a .csv file that is not separated by commas.
+    """
     if not path.exists():
         raise RatingsError(f"{path}: there is no such file; give one of: {_FORMATS}.")
     kind = path.suffix.lower()
     try:
         if kind in (".csv", ".tsv"):
-            return _read_csv(path, "," if kind == ".csv" else "\t")
+            return _read_csv(path, delimiter or ("," if kind == ".csv" else "\t"))
         if kind == ".jsonl":
             return _read_jsonl(path)
         if kind == ".parquet":
