@@ -83,7 +83,7 @@ def write_spaq(folder: Path, train: int = 24, test: int = 8) -> Path:
         name = f"{one.number - 245:05d}.jpg"  # of these, some are for validation by their hash
         one.save(folder / "TestImage" / name)
         scores.append([name, one.rating(0, 100), *(one.rating(0, 100) for _ in range(5))])
-        scenes.append([name, *(int(one.number % 9 in (at, at + 4)) for at in range(9))])
+        scenes.append([name, *(int(at in (one.number % 9, (one.number + 4) % 9)) for at in range(9))])
         listed += [{"image": f"spaq/{name}", "gt_score": 3.0}] if one.split == "test" else []
     header = ["Image name", "MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness"]
     write_xlsx(folder / "Annotations" / "MOS and Image attribute scores.xlsx", [header, *scores])
