@@ -154,7 +154,10 @@ def check_keys(keys: Sequence[str | None], splits: Sequence[str | None], problem
             problems.add(row, column, key, advice, "shared between splits")
         elif first != row:
             where = problems.place(first)
-            advice = f"another row has this key, {where}; keep one row an image, or give each its own key."
+            advice = (
+                f"another row has this key, {where}; keep one row an image, or give each its own key; where each row is "
+                "one vote, say so with columns={'vote': <its name>}."
+            )
             problems.add(row, column, key, advice, "duplicated key")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..ratings import read_table
 from ..ratings_checks import Problems, RatingsError, parse_numbers
 from ..ratings_schema import build_ratings
+from ..ratings_tables import read_table
 
 VALIDATION_SHARE = 0.05
 
