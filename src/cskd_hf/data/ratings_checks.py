@@ -103,19 +103,21 @@ def check_images(
             problems.add(row, column, given, "there is no image; write its path.")
         elif data is None and not path.startswith(("http://", "https://")):
             path = os.path.join(root, path)
-            folder, file_name = os.path.split(path)
-            if folder not in listings:
-                listings[folder] = _list_files(folder) if missing != "ignore" else set()
-            if missing != "ignore" and file_name not in listings[folder]:
+            if missing != "ignore" and not _is_listed(path, listings):
                 if missing == "drop":
                     absent.append(row)
                 else:
-                    advice = (
-                        f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
-                    )
+                    advice = f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
                     problems.add(row, column, given, advice, "missing image")
         images.append({"path": path, "bytes": data})
     return names, images, absent
+
+
+def _is_listed(path: str, listings: dict[str, set[str]]) -> bool:
+    folder, file_name = os.path.split(path)
+    if folder not in listings:
+        listings[folder] = _list_files(folder)
+    return file_name in listings[folder]
 
 
 def _list_files(folder: str) -> set[str]:
