@@ -85,7 +85,7 @@ def load_ratings(
     else:
         table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
-        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes)
+        ds = ratings_from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes)
     return ds if split is None else select_split(ds, split)
 
 
@@ -127,10 +127,12 @@ def _load_folder(
         score_values = score_values_of(ds)
     attributes = attributes_of(ds) | dict(attributes or {})
     table = ds.to_dict()
-    return _from_table(table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes)
+    return ratings_from_table(
+        table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes
+    )
 
 
-def _from_table(
+def ratings_from_table(
     table: dict[str, list],
     row_names: list[str],
     source: str,
