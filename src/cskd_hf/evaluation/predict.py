@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 from transformers import AutoImageProcessor
 
@@ -29,9 +32,16 @@ def load_scorer(name_or_path: str) -> tuple[CSKDForImageAesthetics, Preprocessin
     """A trained teacher or student in float32, and its preprocessing.
 
     Raises:
-        ValueError: the checkpoint is of another architecture, or of phase 1, without a trained head.
+        ValueError: there is no such checkpoint, or it is of another architecture, or of phase 1, without a trained head.
     """
-    config = CSKDConfig.from_pretrained(name_or_path)
+    try:
+        config = CSKDConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        if Path(name_or_path).is_dir():
+            raise
+        raise ValueError(
+            f"there is no folder '{name_or_path}', and as the name of a Hub model: {str(error).strip()}"
+        ) from error
     if config.architectures == ["CSKDForFeatureAlignment"]:
         raise ValueError(
             f"'{name_or_path}' is a phase-1 checkpoint (CSKDForFeatureAlignment) without a trained head; train a teacher "
@@ -181,3 +191,12 @@ def rated_metrics(
         images.distributions[rows] if images.distributions is not None else None,
         threshold=(images.score_values[0] + images.score_values[-1]) / 2,
     )
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hash of all weights and buffers of a module."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
