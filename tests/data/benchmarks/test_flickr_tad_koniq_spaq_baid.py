@@ -114,7 +114,7 @@ def test_tad66k_themes(tmp_path):
     ds = open_ratings(f"tad66k:{folder}?validation_share=0")
     assert row_of(ds, "someone1001.jpg")["theme"] == "animal|beach"
     assert row_of(ds, "someone1002.jpg")["theme"] == "beach"
-    assert Counter(ds["split"]) == {"train": 24, "test": 8} and score_values_of(ds) == (1, 10)
+    assert Counter(ds["split"]) == {"train": 24, "test": 8} and score_values_of(ds) == tuple(range(1, 11))
     assert "theme" not in open_ratings(f"tad66k:{folder / 'merge' / 'test.csv'}?images=ignore").column_names
 
 
@@ -139,7 +139,7 @@ def test_koniq_histograms_and_mos_are_two_labels(tmp_path):
     assert row["mean"] == pytest.approx((3 * 25 + 4 * 73 + 5 * 7) / 105) and row["n_votes"] == 105
     assert row["mos"] == 77.3836206897 and score_values_of(ds) == (1, 2, 3, 4, 5)
     mos = open_ratings(f"koniq10k-mos:{folder}")
-    assert row_of(mos, "1001.jpg")["mean"] == 77.3836206897 and score_values_of(mos) == (0, 100)
+    assert row_of(mos, "1001.jpg")["mean"] == 77.3836206897 and score_values_of(mos)[::10] == (0, 100)
     assert Counter(ds["split"]) == {"train": 24, "validation": 8, "test": 8} and "official" in about(ds)
     replace_line(path, 3, "1002.jpg,0,0,0,1,0,105,77,0.5,tset")
     with pytest.raises(RatingsError, match="line 3, column 'set', value 'tset'"):
