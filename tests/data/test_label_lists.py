@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,42 @@ def test_bad_lists(tmp_path, text, message):
 def test_a_key_may_begin_as_comments_do(tmp_path):
     write_label_list(tmp_path / "ids.txt", ["a", "# b"], name="set", split="train", total=9, seed=0)
     assert read_label_list(tmp_path / "ids.txt") == ["a", "# b"]
+
+
+# The published lists
+
+PUBLISHED = {
+    "aadb": ("aadb:{}/labels/AADBinfo.mat?images=ignore&validation_share=0", "10pct", 846, 8458),
+    "tad66k": ("tad66k:{}/labels/tad66k_merge_train.csv?images=ignore", "1pct", 496, 49621),
+}
+DIGESTS = json.loads((LISTS / "digests.json").read_text())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_lists_have_the_published_digests(name):
+    _, text, total, _ = PUBLISHED[name]
+    for seed in range(5):
+        keys = read_label_list(LISTS / f"{name}-{text}-seed{seed}.txt")
+        assert len(keys) == total
+        for draw in DIGESTS[name].values():
+            if draw["images"] <= total:
+                assert list_digest(keys[: draw["images"]]) == draw["sha256"][seed]
+    assert sum(path.stat().st_size for path in LISTS.iterdir()) < 300_000
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_lists_are_what_is_drawn(name, data_folder):
+    location, text, _, images = PUBLISHED[name]
+    ratings = open_ratings(location.format(data_folder))
+    train = select_split(ratings, "train")
+    assert len(train) == images
+    for seed in range(5):
+        drawn = few_rated(train, ratings, label_share=0.1, seed=seed)["key"][:]
+        published = LISTS / f"{name}-{text}-seed{seed}.txt"
+        keys = read_label_list(published)
+        assert drawn[: len(keys)] == keys
+        assert few_rated(train, ratings, label_ids=str(published), labels=100)["key"][:] == drawn[:100]
+        for label, draw in DIGESTS[name].items():
+            share = float(label.rstrip("%")) / 100
+            assert draw["images"] == (number_of(share, images) if "%" in label else int(label))
+            assert list_digest(drawn[: draw["images"]]) == draw["sha256"][seed]
