@@ -9,12 +9,14 @@ import pytest
 
 from cskd_hf.data.label_lists import (
     few_rated,
+    list_digest,
     number_of,
     read_label_list,
     select_keys,
     write_label_list,
 )
 from cskd_hf.data.ratings import RatingsError, build_ratings, rated_subset, select_split
+from cskd_hf.data.ratings_locations import open_ratings
 
 LISTS = Path(__file__).parents[2] / "hub_configs" / "label_lists"
 
