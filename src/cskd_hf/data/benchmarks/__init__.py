@@ -40,6 +40,8 @@ READERS: dict[str, str] = {
 VOTE_READERS: dict[str, str] = {
     "flickr-aes": "flickr_aes:read_votes",
     "flickr-aes-votes": "flickr_aes:read_votes",
+    "para": "para:read_votes",
+    "eva": "eva:read_votes",
 }
 """Those that also read who rated what: `reader(folder) -> Votes`."""
 

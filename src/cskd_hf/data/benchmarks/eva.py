@@ -14,6 +14,7 @@ import numpy as np
 
 from ..ratings_checks import Problems, RatingsError, check_texts, parse_numbers
 from ..ratings_tables import read_table
+from ..votes import Votes, votes_of_table
 from .reading import build_benchmark, find_path, require_columns, split_by_hash
 
 SCORE_VALUES = tuple(range(11))
@@ -128,3 +129,15 @@ def _images(
             return sorted_by.parent, [f"{categories.get(key, 'unknown')}/{key}.jpg" for key in keys]
         image_dir = home or find_path(folder, "images", ".", what="images")
     return Path(image_dir), [f"{key}.jpg" for key in keys]
+
+
+def read_votes(folder: str | os.PathLike) -> Votes:
+    """Who gave which image which score, from votes_filtered.csv. Of a person who rated an image twice, the last vote counts.
+
+    Args:
+        folder: with data/votes_filtered.csv.
+    """
+    path = find_path(folder, "data/votes_filtered.csv", "votes_filtered.csv", what="the votes")
+    table, row_names = read_table(path, delimiter="=")
+    columns = {"image": "image_id", "rater": "user_id", "vote": "score", "key": None, "split": None}
+    return votes_of_table(table, row_names, str(path), columns, repeats="last")

@@ -10,7 +10,9 @@ import os
 
 import datasets
 
-from ..ratings_checks import Problems
+from ..ratings_faults import Problems
+from ..ratings_tables import read_table
+from ..votes import Votes, votes_of_table
 from .reading import (
     VALIDATION_SHARE,
     build_benchmark,
@@ -99,3 +101,19 @@ def _floats(cells: list) -> list[float | None]:
         return [None if cell is None else float(cell) for cell in cells]
     except ValueError:
         return cells
+
+
+def read_votes(folder: str | os.PathLike) -> Votes:
+    """Who gave which image which overall rating, from PARA-Images.csv. Of a person who rated an image twice, the last
+    rating counts.
+
+    Args:
+        folder: with annotation/.
+    """
+    path = find_path(folder, "annotation/PARA-Images.csv", "PARA-Images.csv", what="the ratings by person")
+    table, row_names = read_table(path)
+    require_columns(table, ["sessionId", "imageName", "userId", "aestheticScore"], path)
+    keys = [f"{session}/{image}" for session, image in zip(table["sessionId"], table["imageName"])]
+    table = {"image": keys, "rater": table["userId"], "vote": table["aestheticScore"]}
+    names = {"image": "image", "rater": "rater", "vote": "vote"}
+    return votes_of_table(table, row_names, str(path), names, repeats="last")
