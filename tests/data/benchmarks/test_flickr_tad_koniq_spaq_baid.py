@@ -11,6 +11,7 @@ import pytest
 import rated_layouts_more as layouts
 from cskd_hf.data.benchmarks.xlsx import read_xlsx
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of
+from cskd_hf.data.ratings_faults import collect_faults
 from cskd_hf.data.ratings_locations import open_ratings, open_votes
 from cskd_hf.data.ratings_schema import descriptions_of
 
@@ -222,3 +223,30 @@ def test_real_baid(data_folder):
     ds = open_ratings(f"baid:{data_folder}/labels/baid_test_set.csv?images=ignore")
     assert len(ds) == 6400 and set(ds["split"]) == {"test"}
     assert (min(ds["mean"]), max(ds["mean"])) == (3.4577, 9.9999)
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("name", "label_file", "line", "column", "kind"),
+    [
+        ("flickr-aes", "FLICKR-AES_image_score.txt", "farm1_1002_b.jpg nan", "score", "not a number"),
+        ("tad66k", "merge/train.csv", "someone1002.jpg,12", "score", "bad value"),
+        ("koniq10k", "koniq10k_distributions_sets.csv", "1002.jpg,0,0,-0.5,1.5,0,105,77,0.5,training", "c3", "negative votes"),
+        ("baid", "dataset/train_set.csv", "1002.jpg,bad", "score", "not a number"),
+    ],
+)  # fmt: skip
+def test_faults_are_listed_with_their_line_and_the_rest_is_kept(tmp_path, name, label_file, line, column, kind):
+    folder = layouts.WRITERS[name](tmp_path)
+    at = 2 if label_file.endswith(".txt") else 3
+    replace_line(folder / label_file, at, line)
+    next(folder.rglob("*1005*.jpg")).unlink()
+    whole = 32 if name in ("flickr-aes", "tad66k") else 40
+    with collect_faults() as found:
+        ds = open_ratings(f"{name}:{folder}")
+    assert len(ds) == whole - 2
+    kinds = {fault.kind: fault for fault in found.faults}
+    assert kinds.keys() == {kind, "missing image"}
+    assert kinds[kind].column == column and kinds[kind].row.endswith(f"line {at}")
+    assert "1005" in str(kinds["missing image"])

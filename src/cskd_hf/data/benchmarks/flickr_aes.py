@@ -12,6 +12,7 @@ name neither those workers nor those photographs. So the split is, in this order
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ..ratings_tables import read_table
 from ..votes import Votes, votes_of_table
 from .lists import TEST_LISTS, find_names, split_by_list
 from .reading import VALIDATION_SHARE, build_benchmark, carve_validation, find_path, hash_fraction
+
+logger = logging.getLogger(__name__)
 
 SCORE_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
 PUBLISHED_VALUES = (0.2, 0.4, 0.6, 0.8, 1.0)  # the five ratings, divided by 5
@@ -162,6 +165,7 @@ def _splits(
             f"The published files do not name the paper's test workers: the test split is the images of {count} of "
             f"{len(known)} workers drawn by a hash, and figures on it compare with no paper's."
         )
+        logger.warning("%s: %s", folder, about)
     else:
         if unknown := [worker for worker in workers if worker not in known]:
             raise RatingsError(

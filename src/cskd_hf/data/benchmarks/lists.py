@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from ..ratings_checks import RatingsError, suggest
 from .reading import carve_validation, split_by_hash
+
+logger = logging.getLogger(__name__)
 
 TEST_LISTS = ("test.json", "test_list.json", "test.txt", "test_images.txt")
 """Where a list of test images is looked for in the folder of a data set."""
@@ -102,4 +105,5 @@ def listed_or_own_split(
             f"The published files name no split: the test split is this package's own ({test_share:.0%} by a hash of the "
             "file name), and figures on it compare with no paper's."
         )
+        logger.warning("%s: %s", folder, about)
     return carve_validation(splits, keys, validation_share, name), about
