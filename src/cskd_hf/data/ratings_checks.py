@@ -107,7 +107,9 @@ def check_images(
                 if missing == "drop":
                     absent.append(row)
                 else:
-                    advice = f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
+                    advice = (
+                        f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
+                    )
                     problems.add(row, column, given, advice, "missing image")
         images.append({"path": path, "bytes": data})
     return names, images, absent
