@@ -110,7 +110,7 @@ def test_mean_only_sets_and_nulls(tmp_path):
 def test_an_unreadable_image_leaves_nothing_behind(tmp_path):
     folder = rated_layouts.write_ava(tmp_path / "ava")
     (folder / "images" / "1004.jpg").write_bytes(b"\xff\xd8 no picture")
-    with pytest.raises(RatingsError, match="1004, column 'image', value '.*': the image cannot be read"):
+    with pytest.raises(RatingsError, match="1004, column 'image', value '.*1004.jpg': the image cannot be read"):
         convert_ratings(f"ava:{folder}", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
     output = convert_ratings(f"ava:{folder}", tmp_path / "out", images="drop")
