@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import rated_layouts
+from cskd_hf.cli import main
 from cskd_hf.data.label_lists import (
     few_rated,
     list_digest,
@@ -82,6 +84,22 @@ def test_bad_lists(tmp_path, text, message):
 def test_a_key_may_begin_as_comments_do(tmp_path):
     write_label_list(tmp_path / "ids.txt", ["a", "# b"], name="set", split="train", total=9, seed=0)
     assert read_label_list(tmp_path / "ids.txt") == ["a", "# b"]
+
+
+def test_the_command_writes_the_list_that_the_settings_draw(tmp_path, monkeypatch, capsys):
+    folder = rated_layouts.write_aadb(tmp_path / "AADB")
+    command = ["data", "subset", "aadb", str(folder), "--label-share", "0.25", "--seed", "4", "--output", "ids.txt"]
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 0 and "6 of the 24 images in the split 'train' of AADB" in capsys.readouterr().out
+    train = open_ratings(f"aadb:{folder}", split="train")
+    assert read_label_list("ids.txt") == rated_subset(train, 6, 4)["key"][:]
+    for extra, message in [
+        ([], "ids.txt' exists"),
+        (["--labels", "3"], "one of them"),
+        (["--split", "tain"], "'train'"),
+    ]:
+        assert main([*command, *extra, *(["--overwrite"] if extra else [])]) == 2
+        assert message in capsys.readouterr().err
 
 
 # The published lists

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+import rated_layouts
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of
+from cskd_hf.data.ratings_convert import convert_ratings
 from cskd_hf.data.ratings_locations import open_ratings
 from cskd_hf.models.image_loading_cskd import load_image
 
@@ -105,3 +108,14 @@ def test_bad_rows_are_named(tmp_path):
     folder = write(tmp_path / "set", {"train": {"image": images(10, 20), "votes": [[1, 2, 1], [0, -1, 4]]}})
     with pytest.raises(RatingsError, match="train row 2, column 'votes', value -1.0: allowed"):
         open_ratings(f"hub:{folder}", score_values=[1, 2, 3])
+
+
+def test_what_data_convert_wrote_keeps_its_scales(tmp_path):
+    location = f"aadb:{rated_layouts.write_aadb(tmp_path / 'AADB')}"
+    ds = open_ratings(f"hub:{convert_ratings(location, tmp_path / 'converted')}")
+    original = open_ratings(location)
+    assert (score_values_of(ds), attributes_of(ds)) == (score_values_of(original), attributes_of(original))
+    means = dict(zip(original["key"], original["mean"]))
+    assert dict(zip(ds["key"], ds["mean"])) == means and Counter(ds["split"]) == Counter(original["split"])
+    with pytest.raises(RatingsError, match="those of the set are"):
+        open_ratings(f"hub:{tmp_path / 'converted'}", score_values=[1, 5])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 
+from ..files import replaced_file
 from .ratings_checks import RatingsError, suggest
 from .ratings_schema import rated_subset
 
@@ -69,7 +70,8 @@ def write_label_list(
     if keys[0].startswith(_COMMENT):
         raise RatingsError(f"the key {keys[0]!r} would be read as a comment; give the images other keys.")
     head = [f"{len(keys)} of the {total} images in the split '{split}' of {name}, seed {seed}", f"order: {_RULE}"]
-    Path(path).write_text("\n".join([*(_COMMENT + line for line in head), *keys]) + "\n", encoding="utf-8")
+    with replaced_file(path) as partial:
+        partial.write_text("\n".join([*(_COMMENT + line for line in head), *keys]) + "\n", encoding="utf-8")
 
 
 def list_digest(keys: Sequence[str]) -> str:

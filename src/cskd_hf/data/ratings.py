@@ -7,6 +7,7 @@ few = rated_subset(train, n=100, seed=0)
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from .ratings_checks import Problems, RatingsError, check_images, check_score_values, parse_numbers
+from .ratings_checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
 from .ratings_columns import find_columns
+from .ratings_parquet import is_converted, load_converted
 from .ratings_schema import (
     SCHEMA_COLUMNS,
     attributes_of,
@@ -29,6 +31,8 @@ from .ratings_schema import (
 )
 from .ratings_tables import FORMATS, infer_numbers, parse_list, read_table
 from .votes import add_up, holds_votes, votes_of_table
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "RatingsError",
@@ -49,6 +53,7 @@ def load_ratings(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
 ) -> datasets.Dataset:
     """Read labelled data of any common layout into the one schema.
 
@@ -61,7 +66,8 @@ def load_ratings(
     `rating` (or `score`, beside one of raters); see `votes`. The votes for each image are added up.
 
     Args:
-        path (`str` or `Path`): A .csv, .tsv, .jsonl or .parquet file, or a folder written by `save_to_disk`.
+        path (`str` or `Path`): A .csv, .tsv, .jsonl or .parquet file, or a folder written by `save_to_disk` or by
+            `cskd-hf data convert`.
         image_dir (`str` or `Path`, *optional*): Folder that relative image paths start from; default the folder of
             the file.
         score_values (`Sequence[float]`, *optional*): The rating each bin stands for, increasing. Needed unless the
@@ -72,6 +78,8 @@ def load_ratings(
         split (`str`, *optional*): Return only this split. A file without a split column is all `"train"`.
         attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, with the ends of their scales,
             e.g. `{"color": (1, 5)}`.
+        images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"`, `"drop"` or `"ignore"`,
+            see `build_ratings`.
 
     Returns:
         `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
@@ -80,24 +88,27 @@ def load_ratings(
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.
     """
     path = Path(path)
-    if path.is_dir():
-        ds = _load_folder(path, image_dir, score_values, columns, attributes)
+    if path.is_dir() or is_converted(path):
+        ds = _load_dataset(path, image_dir, score_values, columns, attributes, images)
     else:
         table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
-        ds = ratings_from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes)
+        ds = ratings_from_table(
+            table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes, images
+        )
     return ds if split is None else select_split(ds, split)
 
 
-def _load_folder(
+def _load_dataset(
     path: Path,
     image_dir: str | os.PathLike | None,
     score_values: Sequence[float] | None,
     columns: Mapping[str, Any] | None,
     attributes: Mapping[str, Sequence[float]] | None,
+    images: str,
 ) -> datasets.Dataset:
     try:
-        ds = datasets.load_from_disk(str(path))
+        ds = load_converted(path) if is_converted(path) else datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
         raise RatingsError(
             f"{path}: it is a folder not written by save_to_disk; allowed: {FORMATS}; a data set of the field is named "
@@ -108,17 +119,7 @@ def _load_folder(
             ds = {name: part.add_column("split", [name] * len(part)) for name, part in ds.items()}
         ds = datasets.concatenate_datasets(list(ds.values()))
     if has_score_values(ds) and not columns and not attributes:
-        own = score_values_of(ds)
-        if score_values is not None and check_score_values(score_values) != own:
-            raise RatingsError(f"{path}: `score_values` is {list(score_values)}, the set was saved with {list(own)}.")
-        if missing := [name for name in SCHEMA_COLUMNS if name not in ds.column_names]:
-            raise RatingsError(f"{path}: the columns {missing} are missing; save the rated set with all its columns.")
-        problems = Problems(str(path))
-        cells = ds.select_columns("image").with_format("arrow")[:]["image"]  # not as Python: it may be all the bytes
-        paths, without_bytes = pc.struct_field(cells, "path"), pc.is_null(pc.struct_field(cells, "bytes"))
-        check_images(pc.filter(paths, without_bytes).to_pylist(), image_dir, problems, "image")
-        problems.raise_if_any()
-        return ds
+        return _checked(ds, path, image_dir, score_values, images)
     for name, feature in ds.features.items():
         if isinstance(feature, datasets.Image):
             ds = ds.cast_column(name, datasets.Image(decode=False))
@@ -128,8 +129,41 @@ def _load_folder(
     attributes = attributes_of(ds) | dict(attributes or {})
     table = ds.to_dict()
     return ratings_from_table(
-        table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes
+        table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes, images
     )
+
+
+def _checked(
+    ds: datasets.Dataset,
+    path: Path,
+    image_dir: str | os.PathLike | None,
+    score_values: Sequence[float] | None,
+    images: str,
+) -> datasets.Dataset:
+    """A rated set that was saved as one: its labels were checked then, its files and keys may have changed since."""
+    own = score_values_of(ds)
+    if score_values is not None and check_score_values(score_values) != own:
+        raise RatingsError(f"{path}: `score_values` is {list(score_values)}, the set was saved with {list(own)}.")
+    if missing := [name for name in SCHEMA_COLUMNS if name not in ds.column_names]:
+        raise RatingsError(f"{path}: the columns {missing} are missing; save the rated set with all its columns.")
+    cells = ds.select_columns("image").with_format("arrow")[:]["image"]  # not as Python: it may be all the bytes
+    paths, without_bytes = pc.struct_field(cells, "path"), pc.is_null(pc.struct_field(cells, "bytes"))
+    rows = np.flatnonzero(without_bytes.to_numpy(zero_copy_only=False)).tolist()
+    problems = Problems(str(path), [f"row {row + 1}" for row in rows])
+    absent = check_images(pc.filter(paths, without_bytes).to_pylist(), image_dir, problems, "image", images)[2]
+    gone = {rows[at] for at in {*absent, *problems.rows}}
+    repeated = Problems(str(path))
+    check_keys(ds["key"][:], ds["split"][:], repeated, "key")
+    problems.raise_if_any()
+    repeated.raise_if_any()
+    gone |= repeated.rows
+    if not gone:
+        return ds
+    if len(gone) == len(ds):
+        raise RatingsError(f"{path}: none of its {len(ds)} rows can be used; their images are missing.")
+    if absent:
+        logger.warning("%s: %d of %d images are not on disk and were left out.", path, len(absent), len(ds))
+    return ds.select([row for row in range(len(ds)) if row not in gone])
 
 
 def ratings_from_table(
@@ -141,10 +175,11 @@ def ratings_from_table(
     score_values: Sequence[float] | None,
     mapping: Mapping[str, Any],
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
 ) -> datasets.Dataset:
     """Find the columns of the schema in `table` and build the rated set."""
     if holds_votes(table, source, mapping):
-        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping, attributes)
+        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping, attributes, images)
     found = find_columns(table, source, mapping)
     bins = found.pop("distribution", None)
     data = {column: table[own] for column, own in found.items()}
@@ -195,6 +230,7 @@ def ratings_from_table(
         row_names=row_names,
         column_names=known_as,
         attributes=attributes,
+        images=images,
         problems=problems,
     )
 
@@ -208,6 +244,7 @@ def _from_votes(
     score_values: Sequence[float] | None,
     mapping: Mapping[str, Any],
     attributes: Mapping[str, Sequence[float]] | None,
+    images: str,
 ) -> datasets.Dataset:
     """Add up one row a vote to one row an image."""
     votes = votes_of_table(table, row_names, source, mapping)
@@ -223,4 +260,5 @@ def _from_votes(
         row_names=places,
         column_names=known_as,
         attributes=attributes,
+        images=images,
     )

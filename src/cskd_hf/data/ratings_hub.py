@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from .ratings import ratings_from_table
 from .ratings_checks import RatingsError, check_score_values
 from .ratings_columns import COLUMN_NAMES
+from .ratings_parquet import RATINGS_JSON
 from .ratings_schema import SCHEMA_COLUMNS, score_values_of, select_split
 
 _NAME = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?::(?P<config>[\w.-]+))?")
-_INFO = "ratings.json"  # as `cskd-hf data convert` writes it
 
 
 def load_hub_ratings(
@@ -29,6 +29,7 @@ def load_hub_ratings(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
 ) -> datasets.Dataset:
     """Read a rated dataset of the Hub into the one schema.
 
@@ -39,7 +40,7 @@ def load_hub_ratings(
     Args:
         name: `organisation/name`, `organisation/name:config`, `organisation/name@revision:config`; or a folder that
             `datasets.load_dataset` reads.
-        image_dir, score_values, columns, split, attributes: as in `load_ratings`.
+        image_dir, score_values, columns, split, attributes, images: as in `load_ratings`.
 
     Raises:
         RatingsError: It cannot be loaded, or its data cannot be used.
@@ -56,7 +57,7 @@ def load_hub_ratings(
             own = list(score_values_of(ds))
             raise RatingsError(f"'hub:{name}': `score_values` is {list(score_values)}, those of the set are {own}.")
     else:
-        ds = _by_columns(ds, name, image_dir, score_values, dict(columns or {}), attributes)
+        ds = _by_columns(ds, name, image_dir, score_values, dict(columns or {}), attributes, images)
     return ds if split is None else select_split(ds, split)
 
 
@@ -86,13 +87,13 @@ def _load(place: str, config: str | None, revision: str | None, name: str) -> da
 
 def _info(place: str, revision: str | None) -> str | None:
     """What the set says of its scales, where `cskd-hf data convert` wrote it."""
-    path = Path(place) / _INFO
+    path = Path(place) / RATINGS_JSON
     if not Path(place).is_dir():
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
-            path = Path(hf_hub_download(place, _INFO, repo_type="dataset", revision=revision))
+            path = Path(hf_hub_download(place, RATINGS_JSON, repo_type="dataset", revision=revision))
         except (EntryNotFoundError, LocalEntryNotFoundError):
             return None
     return json.dumps(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
@@ -105,6 +106,7 @@ def _by_columns(
     score_values: Sequence[float] | None,
     columns: dict[str, Any],
     attributes: Mapping[str, Sequence[float]] | None,
+    images: str,
 ) -> datasets.Dataset:
     """The rated set of a dataset whose columns have their own names."""
     pictures = [column for column, feature in ds.features.items() if isinstance(feature, datasets.Image)]
@@ -125,7 +127,7 @@ def _by_columns(
             table["key"] = paths if unique else [f"{split}-{number:06d}" for split, number in places]
     row_names = [f"{split} row {number + 1}" for split, number in places]
     rated = ratings_from_table(
-        table, row_names, f"hub:{name}", Path(name).name, image_dir, score_values, columns, attributes
+        table, row_names, f"hub:{name}", Path(name).name, image_dir, score_values, columns, attributes, images
     )
     return _with_bytes(rated, ds, picture) if picture else rated
 
