@@ -35,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         FeatureSettings,
         _features,
     )
-    for add in (_add_demo, _add_score, _add_check_images, _add_analyze, _add_encoders, _add_data):
+    for add in (_add_demo, _add_score, _add_check_images, _add_analyze, _add_encoders, _add_evaluate, _add_data):
         add(commands)
 
 
@@ -200,6 +200,49 @@ def _add_encoders(commands: argparse._SubParsersAction) -> None:
     encoders = _add(commands, "encoders", "which image encoders of transformers can be aligned, and how", run)
     encoders.add_argument("families", nargs="*", metavar="FAMILY", help="only these, e.g. vit swin clip")
     encoders.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .evaluation.command import evaluate_command
+
+        return evaluate_command(namespace)
+
+    evaluate = _add(commands, "evaluate", "measure a trained model on rated images, or compare two", run)
+    evaluate.add_argument("model", help="checkpoint: Hub name or folder")
+    evaluate.add_argument(
+        "ratings",
+        help="rated images: CSV, TSV, JSONL, Parquet or a saved dataset, NAME:DIR of a known data set such as ava:DIR, or "
+        "hub:ORG/NAME",
+    )
+    evaluate.add_argument("--split", nargs="+", default=["test"], help="splits, or `all` (default: %(default)s)")
+    evaluate.add_argument("--image-dir", metavar="DIR", help="folder that the ratings' image paths start from")
+    evaluate.add_argument(
+        "--score-values", type=float, nargs="+", metavar="X", help="value of each bin, for ratings without histograms"
+    )
+    evaluate.add_argument("--against", metavar="MODEL", help="another checkpoint, compared on the same images")
+    evaluate.add_argument(
+        "--by", nargs="+", metavar="COLUMN", help="group by these columns (default: split, theme and category)"
+    )
+    evaluate.add_argument(
+        "--threshold", type=float, metavar="X", help="cut of the accuracy (default: the middle of the ratings' scale)"
+    )
+    evaluate.add_argument(
+        "--rescale", action="store_true", help="map the ends of a model's scale to those of the ratings' scale"
+    )
+    evaluate.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 for no intervals (default: %(default)s)"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
+    evaluate.add_argument(
+        "--output", metavar="DIR", help="write results.json, scores.csv and report.html to this folder"
+    )
+    evaluate.add_argument("--batch-size", type=int, default=64, help="images a forward (default: %(default)s)")
+    evaluate.add_argument(
+        "--num-workers", type=int, default=0, metavar="N", help="threads that decode images (default: %(default)s)"
+    )
+    evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
+    evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..files import write_json
 from .collection import ImageCollection
 from .evaluation_images import open_evaluation
 from .fingerprints import take_fingerprints
 from .leak_guard import Findings, LeakGuard, find_duplicates
 from .locations import open_source
-from .replacing import write_json
 from .sources import NamedSource
 
 _SHOWN = 10  # pairs of each kind of report

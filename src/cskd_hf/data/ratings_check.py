@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..files import write_json
 from .benchmarks import READERS
 from .collection import ImageCollection
 from .fingerprints import Fingerprints, take_fingerprints
@@ -24,7 +25,6 @@ from .ratings_checks import RatingsError
 from .ratings_faults import Fault, FaultList, collect_faults
 from .ratings_locations import open_ratings
 from .ratings_schema import attributes_of, descriptions_of, score_values_of
-from .replacing import write_json
 from .sources import DatasetSource, NamedSource
 
 TRAINING_SPLITS = ("train", "training")

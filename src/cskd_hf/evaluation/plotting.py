@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import replaced_file
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -19,6 +20,7 @@ BLUE, ORANGE = "#3b82c4", "#d9822b"
 COLOURS = (BLUE, ORANGE, "#3a9d6e", "#a15bb5", "#c2504d", "#8a8a2f", "#4aa5b5", "#8c6d5a")
 # Stands for the page's own text colour, which differs between light and dark mode.
 INK = "#0a0b0c"
+MANY_POINTS = 2000  # more are drawn as a picture: as vectors they make a page slow
 _STYLE = {
     "font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "cskd",
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
@@ -51,10 +53,8 @@ def to_svg(figure: Figure) -> Markup:
 
 def save_png(figure: Figure, path: Path, **options: Any) -> None:
     """The figure on white, 100 dots an inch; a broken run leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100, facecolor="white", **options)
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, facecolor="white", **options)
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
@@ -65,7 +65,5 @@ def write_page(path: Path, template: str, **content: Any) -> None:
         loader=jinja2.PackageLoader(__package__, "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template(template).render(**content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
