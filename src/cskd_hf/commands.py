@@ -35,7 +35,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         FeatureSettings,
         _features,
     )
-    for add in (_add_demo, _add_score, _add_check_images, _add_analyze, _add_encoders, _add_evaluate, _add_data):
+    for add in (
+        _add_demo,
+        _add_score,
+        _add_check_images,
+        _add_analyze,
+        _add_encoders,
+        _add_data,
+        _add_evaluate,
+    ):
         add(commands)
 
 
