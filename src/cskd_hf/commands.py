@@ -35,7 +35,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         FeatureSettings,
         _features,
     )
-    for add in (_add_demo, _add_score, _add_check_images, _add_analyze, _add_encoders, _add_evaluate):
+    for add in (
+        _add_demo,
+        _add_score,
+        _add_check_images,
+        _add_analyze,
+        _add_encoders,
+        _add_data,
+        _add_evaluate,
+    ):
         add(commands)
 
 
@@ -243,3 +251,85 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    def check(namespace: argparse.Namespace) -> int:
+        from .data.ratings_check import check_command
+
+        return check_command(namespace)
+
+    def convert(namespace: argparse.Namespace) -> int:
+        from .data.ratings_convert import convert_command
+
+        return convert_command(namespace)
+
+    def subset(namespace: argparse.Namespace) -> int:
+        from .data.label_subset import subset_command
+
+        return subset_command(namespace)
+
+    data = commands.add_parser("data", help="rated images: find their faults, convert them for the Hub, or draw some")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(data))
+    checking = _add(
+        actions, "check", "find everything that is wrong with rated images; exit code 1 if anything is", check
+    )
+    _add_reading(checking)
+    checking.add_argument(
+        "--unlabeled",
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+        help="images to train on without ratings: no image outside the split train may be among them",
+    )
+    checking.add_argument("--labels-only", action="store_true", help="do not open the images, which takes time")
+    checking.add_argument(
+        "--duplicates",
+        choices=("exact", "perceptual"),
+        default="perceptual",
+        help="copies with equal bytes, or also those that show the same picture (default: %(default)s)",
+    )
+    checking.add_argument("--output", metavar="FILE", help="also write all that was found to this .json file")
+    converting = _add(actions, "convert", "write rated images as Parquet files for load_dataset and the Hub", convert)
+    _add_reading(converting)
+    converting.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
+    converting.add_argument(
+        "--shard-mb", type=float, default=500, metavar="MB", help="size of a file of a split (default: %(default)s)"
+    )
+    converting.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    drawing = _add(
+        actions, "subset", "draw some of the rated images by seed, and write the list of their keys", subset
+    )
+    _add_reading(drawing)
+    drawing.add_argument("--labels", type=int, default=0, metavar="N", help="how many images")
+    drawing.add_argument("--label-share", type=float, default=0.0, metavar="SHARE", help="or which share, e.g. 0.01")
+    drawing.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    drawing.add_argument("--split", default="train", help="to draw from (default: %(default)s)")
+    drawing.add_argument("--output", required=True, metavar="FILE", help="list to write, for --label-ids")
+    drawing.add_argument("--overwrite", action="store_true", help="replace the list if it exists")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "data",
+        metavar="NAME_OR_FILE",
+        help="a data set of the field, e.g. ava or ava:DIR, or a file or folder of ratings",
+    )
+    command.add_argument(
+        "folder", nargs="?", metavar="DIR", help="the folder of the data set; for a file, where its image paths start"
+    )
+    command.add_argument(
+        "--images",
+        choices=("require", "drop", "ignore"),
+        help="rows without their image file: a fault (default), left out and counted, or not looked for",
+    )
+    command.add_argument(
+        "--score-values", type=float, nargs="+", metavar="VALUE", help="rating that each bin stands for, or the ends"
+    )
+    command.add_argument(
+        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="names in the file, e.g. mean=my_score"
+    )
+    command.add_argument(
+        "--attributes", nargs="+", default=[], metavar="NAME=LOW:HIGH", help="columns of attributes, e.g. color=1:5"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -9,8 +9,10 @@ from typing import Any
 import datasets
 
 from .locations import open_source
-from .ratings import COLUMN_NAMES, read_table
 from .ratings_checks import RatingsError
+from .ratings_columns import COLUMN_NAMES
+from .ratings_locations import open_ratings, split_location
+from .ratings_tables import read_table
 from .sources import DatasetSource, FolderSource, ImageSource
 
 _LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -44,9 +46,11 @@ def open_evaluation(location: str) -> ImageSource:
     """Evaluation images of one place.
 
     Args:
-        location: a folder of images; a Parquet file or saved dataset; or a list of rated images (.csv, .tsv, .jsonl),
-            whose pictures need not be there: their names are compared then. Of a list with splits, all but the
-            training split are taken; `#` and names choose others: `ratings.csv#test`, `ratings.csv#validation,test`.
+        location: a folder of images; a Parquet file or saved dataset; a data set of the field or a dataset on the Hub as
+            `open_ratings` takes it (`ava:DIR`, `hub:organisation/name`), of which the images that are on disk are taken; or
+            a list of rated images (.csv, .tsv, .jsonl), whose pictures need not be there: their names are compared
+            then. Of all that has splits, all but the training split are taken; `#` and names choose others:
+            `ratings.csv#test`, `ava:DIR#validation,test`.
 
     Raises:
         FileNotFoundError: nothing is there, or it holds no image.
@@ -55,6 +59,10 @@ def open_evaluation(location: str) -> ImageSource:
     place, _, chosen = location.partition("#") if not Path(location).exists() else (location, "", "")
     splits = [name.strip() for name in chosen.split(",") if name.strip()]
     path = Path(place)
+    name, rest = split_location(place) if not path.exists() else ("", place)
+    if name:
+        drop = {"images": "drop"} if "images=" not in rest else {}
+        return _from_dataset(open_ratings(place, **drop), splits, place)
     if not path.exists():
         raise FileNotFoundError(f"evaluation images '{place}': there is no such file or folder.")
     if path.suffix.lower() in _LISTS and path.is_file():

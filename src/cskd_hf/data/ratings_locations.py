@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl
 
 import datasets
 
-from .benchmarks import READERS, check_options, find_reader
+from .benchmarks import READERS, VOTE_READERS, check_options, find_reader, find_vote_reader
 from .ratings import load_ratings
 from .ratings_checks import RatingsError, check_score_values, suggest
 from .ratings_schema import score_values_of, select_split
+from .votes import Votes, load_votes
 
 HUB = "hub"
 _NAME = re.compile(r"[A-Za-z][\w-]+")  # one letter is a drive of Windows
@@ -28,21 +29,25 @@ def open_ratings(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str | None = None,
 ) -> datasets.Dataset:
     """Rated images, wherever they are.
 
     Args:
         location (`str` or `Path`): One of
 
-            - a file or folder that `load_ratings` reads;
+            - a file or folder that `load_ratings` reads; `?images=drop` may follow it;
             - `NAME:DIR`, a data set of the field in the layout in which it is published, e.g. `ava:datasets/AVA`;
               options of its reader follow a question mark: `ava:datasets/AVA?images=drop&validation_share=0`;
-            - `hub:organisation/name`, a dataset on the Hub with named columns.
+            - `hub:organisation/name`, `hub:organisation/name:config` or `hub:organisation/name@revision`, a dataset on
+              the Hub with named columns, or `hub:` and a folder that `datasets.load_dataset` reads.
         image_dir (`str` or `Path`, *optional*): Folder that relative image paths start from.
         score_values (`Sequence[float]`, *optional*): The rating each bin stands for, as in `load_ratings`.
         columns (`Mapping`, *optional*): Names in the data of the columns of the schema, as in `load_ratings`.
         split (`str`, *optional*): Return only this split.
         attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, and the ends of their scales.
+        images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"` (default), `"drop"` or
+            `"ignore"`, see `build_ratings`.
 
     Returns:
         `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
@@ -52,27 +57,62 @@ def open_ratings(
     """
     text = os.fspath(location)
     name, rest = split_location(text)
-    if not name:
-        given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
-        return load_ratings(text, split=split, **given)
+    given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
     if name == HUB:
         from .ratings_hub import load_hub_ratings
 
-        given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
-        return load_hub_ratings(rest, split=split, **given)
+        return load_hub_ratings(rest, split=split, images=images or "require", **given)
+    place, options = _split_options(rest)
+    if images is not None:
+        options["images"] = images
+    if not name:
+        if unknown := [option for option in options if option != "images"]:
+            raise RatingsError(f"'{text}': a file has no option {unknown[0]!r}; allowed: images.")
+        return load_ratings(place, split=split, **given, **options)
     if columns or attributes:
         raise RatingsError(f"'{text}': the columns of {name!r} are known; leave out `columns` and `attributes`.")
-    folder, options = _split_options(rest)
     check_options(name, options)
     if image_dir:
         options["image_dir"] = image_dir
-    ds = find_reader(name)(folder, **options)
+    ds = find_reader(name)(place, **options)
     if score_values and check_score_values(score_values) != score_values_of(ds):
         own = list(score_values_of(ds))
         raise RatingsError(
             f"'{text}': `score_values` is {list(score_values)}, those of {name!r} are {own}; leave it out."
         )
     return ds if split is None else select_split(ds, split)
+
+
+def open_votes(
+    location: str | os.PathLike,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    split: str | None = None,
+    repeats: str = "refuse",
+) -> Votes:
+    """Ratings with one row a vote, wherever they are: who rated which image how.
+
+    Args:
+        location (`str` or `Path`): A file that `load_votes` reads, or `NAME:DIR` of a data set that publishes its votes:
+            those of `VOTE_READERS`. Their keys are those of the rated set that `open_ratings` makes of it.
+        columns, split, repeats: of a file, as in `load_votes`.
+
+    Raises:
+        RatingsError: The data cannot be used, or the data set publishes no votes.
+    """
+    text = os.fspath(location)
+    name, rest = split_location(text)
+    if not name:
+        return load_votes(text, columns=columns, split=split, repeats=repeats)
+    if name not in VOTE_READERS:
+        raise RatingsError(
+            f"'{text}': the votes of {name!r} cannot be read one by one; allowed: a file, {', '.join(VOTE_READERS)}."
+        )
+    if columns or split:
+        raise RatingsError(
+            f"'{text}': the columns of {name!r} are known, and its votes have no split; leave them out."
+        )
+    return find_vote_reader(name)(_split_options(rest)[0])
 
 
 def split_location(location: str | os.PathLike) -> tuple[str, str]:
@@ -86,6 +126,8 @@ def split_location(location: str | os.PathLike) -> tuple[str, str]:
     if not colon or Path(text).exists() or not _NAME.fullmatch(name) or rest.startswith("//"):
         return "", text
     name = name.lower()
+    if name in READERS and not rest:
+        raise RatingsError(f"'{text}': the folder of the data set is missing; write {name}:DIR.")
     if name not in READERS and name != HUB:
         raise RatingsError(
             f"'{text}': there is no such file, and no data set {name!r}{suggest(name, [*READERS, HUB])}; allowed before "

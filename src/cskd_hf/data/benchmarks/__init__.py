@@ -27,8 +27,23 @@ READERS: dict[str, str] = {
     "aadb": "aadb:read_aadb",
     "para": "para:read_para",
     "eva": "eva:read_eva",
+    "flickr-aes": "flickr_aes:read_flickr_aes",
+    "flickr-aes-votes": "flickr_aes:read_flickr_aes_votes",
+    "tad66k": "tad66k:read_tad66k",
+    "koniq10k": "koniq10k:read_koniq10k",
+    "koniq10k-mos": "koniq10k:read_koniq10k_mos",
+    "spaq": "spaq:read_spaq",
+    "baid": "baid:read_baid",
 }
 """Module and function of each reader, imported when it is asked for."""
+
+VOTE_READERS: dict[str, str] = {
+    "flickr-aes": "flickr_aes:read_votes",
+    "flickr-aes-votes": "flickr_aes:read_votes",
+    "para": "para:read_votes",
+    "eva": "eva:read_votes",
+}
+"""Those that also read who rated what: `reader(folder) -> Votes`."""
 
 
 def find_reader(name: str) -> Reader:
@@ -39,7 +54,16 @@ def find_reader(name: str) -> Reader:
     """
     if name not in READERS:
         raise RatingsError(f"there is no data set {name!r}{suggest(name, READERS)}; allowed: {', '.join(READERS)}.")
-    module, _, function = READERS[name].partition(":")
+    return _import(READERS[name])
+
+
+def find_vote_reader(name: str) -> Callable[..., Any]:
+    """The reader of the votes of a data set of `VOTE_READERS`."""
+    return _import(VOTE_READERS[name])
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, function = path.partition(":")
     return getattr(importlib.import_module(f".{module}", __name__), function)
 
 
