@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from command_processes import finish_command
-from rated_layouts import write_para
 from cskd_hf import CSKDForImageAesthetics
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import build_ratings, load_ratings, select_split
@@ -23,6 +22,7 @@ from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.evaluate import EvaluationSettings, evaluate
 from cskd_hf.evaluation.metrics import iaa_module_path
 from cskd_hf.evaluation.predict import RatedImages, load_scorer, predict, rated_metrics
+from rated_layouts import write_para
 
 
 def save_scorer(encoder: str, folder: Path, seed: int = 0, **config) -> str:
