@@ -16,10 +16,13 @@ from command_processes import finish_command
 from cskd_hf import CSKDForImageAesthetics
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import build_ratings, load_ratings, select_split
+from cskd_hf.data.ratings_locations import open_ratings
+from cskd_hf.data.ratings_schema import attributes_of, score_values_of
 from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.evaluate import EvaluationSettings, evaluate
 from cskd_hf.evaluation.metrics import iaa_module_path
 from cskd_hf.evaluation.predict import RatedImages, load_scorer, predict, rated_metrics
+from rated_layouts import write_para
 
 
 def save_scorer(encoder: str, folder: Path, seed: int = 0, **config) -> str:
@@ -176,3 +179,17 @@ def test_nothing_readable_is_refused(model, damaged, tmp_path, capsys):
     arguments = ["evaluate", model, str(tmp_path / "ratings.csv"), "--image-dir", str(Path(damaged).parent)]
     assert main([*arguments, "--split", "validation", "--cpu", "--quiet"]) == 2
     assert "none of the 2 rated images can be read" in capsys.readouterr().err
+
+
+def test_a_data_set_of_the_field_with_its_attributes_and_contents(encoder, tmp_path):
+    folder = write_para(tmp_path / "PARA", train=4, test=24)
+    test = open_ratings(f"para:{folder}", split="test")
+    scales = attributes_of(test)
+    model = save_scorer(encoder, tmp_path / "model", score_values=score_values_of(test), attributes=scales)
+    result = run(model, f"para:{folder}", tmp_path / "out", "--split", "test")
+    assert result["data"]["location"] == "para:PARA" and result["data"]["images"] == 24
+    assert set(result["attributes"]) == set(scales) and scales
+    assert all({"srcc", "mae"} <= set(entry["metrics"]) for entry in result["attributes"].values())
+    assert sum(group["images"] for group in result["groups"]["category"]) == 24
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "By category" in page and "Attributes" in page and all(name in page for name in scales)

@@ -115,6 +115,7 @@ def _tables(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "heading": heading,
                 "column": column,
+                "line": line is not None,
                 "metrics": [_label(metric) for metric in metrics] or [""],
                 "rows": [_group_row(group, metrics) for group in groups],
                 "plot": forest_svg(measured, line) if 1 < len(measured) <= _MOST_BARS else None,

@@ -92,9 +92,10 @@ def _metrics(result: Mapping[str, Any]) -> list[str]:
 
 def _groups(heading: str, groups: Sequence[Mapping[str, Any]]) -> list[str]:
     metrics = [name for name in _GROUP_METRICS if any(name in group.get("metrics", {}) for group in groups)]
+    with_intervals = any("low" in group.get("metrics", {}).get("srcc", {}) for group in groups)
     width = max(len(heading), *(len(group["name"]) for group in groups))
     head = "".join(f"  {name:>9}" for name in metrics)
-    lines = [f"{heading:<{width}}  images{head}" + ("  95 % interval of srcc" if metrics else "")]
+    lines = [f"{heading:<{width}}  images{head}" + ("  95 % interval of srcc" if with_intervals else "")]
     for group in groups:
         line = f"{group['name']:<{width}}  {group['images']:>6}"
         if "note" in group:
