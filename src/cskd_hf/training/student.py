@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import Accelerator
 
-from ..data.collection import ImageCollection
 from ..data.loading import ImageStream, plain_crops
 from ..data.mixture import open_images, sample_images
 from ..data.order import ImageOrder
 from ..data.teacher_features import STORED_VIEWS_SEED, FeatureStore
-from ..data.views import Preprocessing, ViewSettings
+from ..data.views import Preprocessing, ViewSettings, stack_crops
 from ..evaluation.predict import RatedImages, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .arguments import StudentSettings
@@ -69,12 +69,12 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
     if settings.images:
         streams[UNRATED], left_out = _unrated_stream(settings, side, frozen_side, data.judged, accelerator)
         model.config.provenance |= left_out
-        if from_teacher:
-            start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED].images)
     if settings.pseudo_labels:
         _store_outputs(streams, "teacher", teacher, teacher.side, settings, accelerator)
         if reference is not None:
             _store_outputs(streams, "reference", reference, max(reference.preprocessing.size), settings, accelerator)
+    if from_teacher:
+        start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED])
     validation = data.validation_images(preprocessing, accelerator)
     task: RatingTask
     if settings.has_teacher or reference is not None or settings.ranking_weight:
@@ -97,7 +97,7 @@ def start_head_from_teacher(
     preprocessing: Preprocessing,
     teacher: Teacher,
     data: RatedData,
-    unrated: ImageCollection,
+    unrated: ImageStream,
 ) -> None:
     """Start the head from the ridge probe of the rated images' ratings and the teacher's of unrated images together.
 
@@ -107,10 +107,8 @@ def start_head_from_teacher(
         model, RatedImages(data.train, preprocessing, batch_size=data.settings.batch_size)
     )
     distributions = data.main.known_histograms(rows)
-    sample = sample_images(unrated, _PROBED)
-    crops = plain_crops(sample, max(*preprocessing.size, teacher.side))
     model.eval()
-    soft = torch.cat([teacher(chunk).cpu()[:, : teacher.bins] for chunk in crops.split(64)])
+    crops, soft = _soft_rated(unrated, teacher, max(preprocessing.size))
     extra = torch.cat(
         [model.encode(preprocessing(chunk.to(model.device)))[0].float().cpu() for chunk in crops.split(64)]
     )
@@ -123,6 +121,21 @@ def start_head_from_teacher(
         data.settings.probe_l2,
     )
     start_attributes(model, data.main, rows, features)
+
+
+def _soft_rated(unrated: ImageStream, teacher: Teacher, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample of the unrated images as crops `(images, 3, side, side)`, and the teacher's distributions of them.
+
+    Where these are stored, the first of the stored views is taken, so that the teacher need not run.
+    """
+    images = unrated.images
+    if "teacher" in unrated.features:
+        rows = np.linspace(0, len(images) - 1, min(_PROBED, len(images))).astype(int)
+        samples = [unrated.sample(int(row), 0) for row in rows]
+        soft = torch.stack([sample["features/teacher"] for sample in samples])
+        return stack_crops([sample["crop"] for sample in samples]), soft[:, : teacher.bins]
+    crops = plain_crops(sample_images(images, _PROBED), max(side, teacher.side))
+    return crops, torch.cat([teacher(chunk).cpu()[:, : teacher.bins] for chunk in crops.split(64)])
 
 
 def _unrated_stream(
