@@ -20,7 +20,15 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from .ratings_checks import Problems, RatingsError, check_images, check_score_values, parse_numbers, suggest
+from .ratings_checks import (
+    Problems,
+    RatingsError,
+    UnknownScaleError,
+    check_images,
+    check_score_values,
+    parse_numbers,
+    suggest,
+)
 from .ratings_schema import (
     SCHEMA_COLUMNS,
     build_ratings,
@@ -237,9 +245,10 @@ def _from_table(
     elif bins is not None:
         data["distribution"] = [_parse_list(cell) for cell in table[bins]]
     if score_values is None:
-        raise RatingsError(
+        raise UnknownScaleError(
             f"{source}: the ends of the scale are unknown; pass `score_values`, the rating of each bin, e.g. "
-            "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ..."
+            "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ...",
+            has_votes=bins is not None,
         )
     problems.raise_if_any()
     used = {*found.values(), *(bins if isinstance(bins, list) else [bins])}

@@ -21,6 +21,19 @@ class RatingsError(ValueError):
     """Labelled data that cannot be used; the message says where, what was found, what is allowed and what to do."""
 
 
+class UnknownScaleError(RatingsError):
+    """Nothing says which ratings the bins stand for, or where the scale of mean ratings ends.
+
+    Args:
+        message (`str`): As of any error.
+        has_votes (`bool`): Whether there are votes, in bins of unknown value.
+    """
+
+    def __init__(self, message: str, has_votes: bool):
+        super().__init__(message)
+        self.has_votes = has_votes
+
+
 class Problems:
     """Collects what is wrong with one source, to report the first five problems and the total at once.
 
