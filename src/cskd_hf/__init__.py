@@ -27,12 +27,15 @@ _MODULE_OF = {
     "load_image": "models.image_loading_cskd",
     "ReferenceEncoder": "training.reference",
     "RatingsError": "data.ratings",
+    "attributes_of": "data.ratings",
     "load_ratings": "data.ratings",
+    "open_ratings": "data.ratings_locations",
     "score_values_of": "data.ratings",
 }
 
 if TYPE_CHECKING:
-    from .data.ratings import RatingsError, load_ratings, score_values_of
+    from .data.ratings import RatingsError, attributes_of, load_ratings, score_values_of
+    from .data.ratings_locations import open_ratings
     from .models.configuration_cskd import CSKDConfig, CSKDModuleConfig
     from .models.image_loading_cskd import ImageLoadError, load_image
     from .models.modeling_cskd import (

@@ -31,6 +31,7 @@ from .ratings_checks import (
 )
 from .ratings_schema import (
     SCHEMA_COLUMNS,
+    attributes_of,
     build_ratings,
     has_score_values,
     rated_subset,
@@ -40,6 +41,7 @@ from .ratings_schema import (
 
 __all__ = [
     "RatingsError",
+    "attributes_of",
     "build_ratings",
     "load_ratings",
     "rated_subset",
@@ -71,6 +73,7 @@ def load_ratings(
     score_values: Sequence[float] | None = None,
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
+    attributes: Mapping[str, Sequence[float]] | None = None,
 ) -> datasets.Dataset:
     """Read labelled data of any common layout into the one schema.
 
@@ -89,6 +92,8 @@ def load_ratings(
             `None` leaves a column out. For `distribution` also a list of columns, one a bin, or a pattern such as
             `"aestheticScore_*"` for numbered columns.
         split (`str`, *optional*): Return only this split. A file without a split column is all `"train"`.
+        attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, with the ends of their scales,
+            e.g. `{"color": (1, 5)}`.
 
     Returns:
         `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
@@ -98,11 +103,11 @@ def load_ratings(
     """
     path = Path(path)
     if path.is_dir():
-        ds = _load_folder(path, image_dir, score_values, columns)
+        ds = _load_folder(path, image_dir, score_values, columns, attributes)
     else:
         table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
-        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {})
+        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes)
     return ds if split is None else select_split(ds, split)
 
 
@@ -111,16 +116,20 @@ def _load_folder(
     image_dir: str | os.PathLike | None,
     score_values: Sequence[float] | None,
     columns: Mapping[str, Any] | None,
+    attributes: Mapping[str, Sequence[float]] | None,
 ) -> datasets.Dataset:
     try:
         ds = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise RatingsError(f"{path}: it is a folder not written by save_to_disk; allowed: {_FORMATS}.") from error
+        raise RatingsError(
+            f"{path}: it is a folder not written by save_to_disk; allowed: {_FORMATS}; a data set of the field is named "
+            "with its folder, e.g. ava:DIR."
+        ) from error
     if isinstance(ds, datasets.DatasetDict):
         if not all("split" in part.column_names for part in ds.values()):
             ds = {name: part.add_column("split", [name] * len(part)) for name, part in ds.items()}
         ds = datasets.concatenate_datasets(list(ds.values()))
-    if has_score_values(ds) and not columns:
+    if has_score_values(ds) and not columns and not attributes:
         own = score_values_of(ds)
         if score_values is not None and check_score_values(score_values) != own:
             raise RatingsError(f"{path}: `score_values` is {list(score_values)}, the set was saved with {list(own)}.")
@@ -138,7 +147,9 @@ def _load_folder(
     row_names = [f"row {row + 1}" for row in range(len(ds))]
     if has_score_values(ds) and score_values is None:
         score_values = score_values_of(ds)
-    return _from_table(ds.to_dict(), row_names, str(path), path.name, image_dir, score_values, columns or {})
+    attributes = attributes_of(ds) | dict(attributes or {})
+    table = ds.to_dict()
+    return _from_table(table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes)
 
 
 def read_table(path: Path) -> tuple[dict[str, list], list[str]]:
@@ -181,7 +192,10 @@ def _read_csv(path: Path, delimiter: str) -> tuple[dict[str, list], list[str]]:
                     advice = (
                         f"the row has {len(row)} cells, allowed: {len(header)}, as in line 1; quote text with commas."
                     )
-                    problems.add(len(rows), header[0] if header else "", row[0], advice)
+                    problems.add(len(row_names) - 1, header[0] if header else "", row[0], advice)
+                    if problems.collected is not None:
+                        row_names.pop()
+                        continue
                 rows.append(row)
             line = reader.line_num + 1  # a quoted cell may span lines
     problems.raise_if_any()
@@ -215,6 +229,7 @@ def _from_table(
     image_dir: str | os.PathLike | None,
     score_values: Sequence[float] | None,
     mapping: Mapping[str, Any],
+    attributes: Mapping[str, Sequence[float]] | None = None,
 ) -> datasets.Dataset:
     """Find the columns of the schema in `table` and build the rated set."""
     found = _find_columns(table, source, mapping)
@@ -239,9 +254,12 @@ def _from_table(
         votes = np.stack([parse_numbers(table[column], problems, column) for column in bins], axis=1)
         empty = np.isnan(votes)
         data["distribution"] = [None if all_empty else row for row, all_empty in zip(votes, empty.all(axis=1))]
-        if not problems.total:
-            for row, column in np.argwhere(empty & ~empty.all(axis=1)[:, None]):
+        unparsed = set(problems.rows)
+        for row, column in np.argwhere(empty & ~empty.all(axis=1)[:, None]):
+            if int(row) not in unparsed:
                 problems.add(row, bins[column], None, "the cell is empty; write 0 where nobody voted so.")
+        for row in problems.rows:
+            data["distribution"][row] = None  # what is wrong with it is noted
     elif bins is not None:
         data["distribution"] = [_parse_list(cell) for cell in table[bins]]
     if score_values is None:
@@ -250,7 +268,6 @@ def _from_table(
             "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ...",
             has_votes=bins is not None,
         )
-    problems.raise_if_any()
     used = {*found.values(), *(bins if isinstance(bins, list) else [bins])}
     # A column that bears a name of the schema, but was not chosen for it, would be mistaken for it later.
     extra = {own: _infer(cells) for own, cells in table.items() if own not in used and own not in SCHEMA_COLUMNS}
@@ -263,6 +280,8 @@ def _from_table(
         source=source,
         row_names=row_names,
         column_names=known_as,
+        attributes=attributes,
+        problems=problems,
     )
 
 

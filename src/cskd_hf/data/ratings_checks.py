@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,71 @@ class UnknownScaleError(RatingsError):
         self.has_votes = has_votes
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with labelled data.
+
+    Attributes:
+        kind: e.g. "missing image"; see `FAULT_KINDS`.
+        file: the file or data set.
+        row: where it stands in it, e.g. "line 7".
+        column: as the user knows it.
+        value: what was found.
+        advice: what is allowed, and what to do.
+    """
+
+    kind: str
+    file: str
+    row: str
+    column: str
+    value: Any
+    advice: str
+
+    def __str__(self) -> str:
+        value = repr(self.value)
+        value = value if len(value) <= 80 else value[:77] + "..."
+        return f"{self.row}, column '{self.column}', value {value}: {self.advice}"
+
+
+FAULT_KINDS = (
+    "missing image",
+    "unreadable image",
+    "duplicated key",
+    "shared between splits",
+    "not a number",
+    "negative votes",
+    "wrong bin count",
+    "bad value",
+)
+
+
+@dataclass
+class FaultList:
+    """All that is wrong with what was read under `collect_faults`.
+
+    Attributes:
+        faults: in the order in which they were found.
+        places: file and row of each key that was read.
+    """
+
+    faults: list[Fault] = field(default_factory=list)
+    places: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+
+_COLLECTED: ContextVar[FaultList | None] = ContextVar("collected faults", default=None)
+
+
+@contextmanager
+def collect_faults() -> Iterator[FaultList]:
+    """Within the block, faulty rows of labelled data are left out and listed, instead of being refused."""
+    faults = FaultList()
+    token = _COLLECTED.set(faults)
+    try:
+        yield faults
+    finally:
+        _COLLECTED.reset(token)
+
+
 class Problems:
     """Collects what is wrong with one source, to report the first five problems and the total at once.
 
@@ -47,21 +115,27 @@ class Problems:
         self.row_names = row_names
         self.shown: list[str] = []
         self.total = 0
+        self.rows: set[int] = set()
+        self.collected = _COLLECTED.get()
 
-    def add(self, row: int, column: str, value: Any, advice: str) -> None:
+    def add(self, row: int, column: str, value: Any, advice: str, kind: str = "bad value") -> None:
         """Note one problem: 0-based `row`, the `column` as the user knows it, the `value`, and what is allowed."""
         self.total += 1
-        if len(self.shown) < _SHOWN_PROBLEMS:
-            place = self.row_names[row] if self.row_names is not None else f"row {row + 1}"
+        self.rows.add(int(row))
+        if len(self.shown) < _SHOWN_PROBLEMS or self.collected is not None:
             value = value.item() if isinstance(value, np.generic) else value
-            text = repr(value)
-            self.shown.append(
-                f"{place}, column '{column}', value {text if len(text) <= 80 else text[:77] + '...'}: {advice}"
-            )
+            fault = Fault(kind, self.source, self.place(row), column, value, advice)
+            self.shown = (self.shown + [str(fault)])[:_SHOWN_PROBLEMS]
+            if self.collected is not None:
+                self.collected.faults.append(fault)
+
+    def place(self, row: int) -> str:
+        """What the user calls a row."""
+        return self.row_names[row] if self.row_names is not None else f"row {row + 1}"
 
     def raise_if_any(self) -> None:
-        """Raise `RatingsError` if anything was added."""
-        if self.total:
+        """Raise `RatingsError` if anything was added, unless faults are collected."""
+        if self.total and self.collected is None:
             count = f"{self.total} problem{'s' if self.total > 1 else ''}"
             more = f", the first {len(self.shown)} are" if self.total > len(self.shown) else ""
             raise RatingsError(f"{self.source}: {count}{more}:\n  " + "\n  ".join(self.shown))
@@ -111,22 +185,37 @@ def parse_numbers(values: Sequence, problems: Problems, column: str) -> np.ndarr
         try:
             number = float(value)
         except (TypeError, ValueError):
-            problems.add(row, column, value, "this is no number; write one, with a point for the decimals.")
+            advice = "this is no number; write one, with a point for the decimals."
+            problems.add(row, column, value, advice, "not a number")
             continue
         if math.isfinite(number):
             numbers[row] = number
         else:
-            problems.add(row, column, value, "allowed: finite numbers; write the number or leave the cell empty.")
+            advice = "allowed: finite numbers; write the number or leave the cell empty."
+            problems.add(row, column, value, advice, "not a number")
     return numbers
 
 
 def check_images(
-    cells: Sequence, image_dir: str | os.PathLike | None, problems: Problems, column: str
-) -> tuple[list[str | None], list[dict[str, Any]]]:
-    """Return the paths as given (null for bare bytes) and the cells of the image column; note missing files."""
+    cells: Sequence, image_dir: str | os.PathLike | None, problems: Problems, column: str, missing: str = "require"
+) -> tuple[list[str | None], list[dict[str, Any]], list[int]]:
+    """Find the files of the images.
+
+    Args:
+        cells: paths, URLs, bytes or `{"path", "bytes"}` dicts.
+        image_dir: that relative paths start from.
+        problems: receives the missing files, with `missing="require"`.
+        column: name of the column, for the messages.
+        missing: what becomes of them: "require", "drop" or "ignore", see `build_ratings`.
+
+    Returns:
+        the paths as given (null for bare bytes), the cells of the image column, and, with `missing="drop"`, the rows
+        whose file is missing.
+    """
     names: list[str | None] = []
     images: list[dict[str, Any]] = []
     listings: dict[str, set[str]] = {}
+    absent: list[int] = []
     root = os.path.abspath(image_dir if image_dir is not None else "")
     for row, cell in enumerate(cells):
         cell = cell if isinstance(cell, Mapping) else {"bytes": cell} if isinstance(cell, bytes) else {"path": cell}
@@ -139,12 +228,17 @@ def check_images(
             path = os.path.join(root, path)
             folder, file_name = os.path.split(path)
             if folder not in listings:
-                listings[folder] = _list_files(folder)
-            if file_name not in listings[folder]:
-                advice = f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
-                problems.add(row, column, given, advice)
+                listings[folder] = _list_files(folder) if missing != "ignore" else set()
+            if missing != "ignore" and file_name not in listings[folder]:
+                if missing == "drop":
+                    absent.append(row)
+                else:
+                    advice = (
+                        f"there is no file {path}; correct the path, or pass `image_dir`, the folder it starts from."
+                    )
+                    problems.add(row, column, given, advice, "missing image")
         images.append({"path": path, "bytes": data})
-    return names, images
+    return names, images, absent
 
 
 def _list_files(folder: str) -> set[str]:
@@ -173,12 +267,45 @@ def check_keys(keys: Sequence[str | None], splits: Sequence[str | None], problem
             continue
         first = seen.setdefault(key, row)
         if splits[first] != splits[row]:
-            advice = f"the splits {splits[first]!r} and {splits[row]!r} share this key; keep each image in one split."
-            problems.add(row, column, key, advice)
-        elif first != row:
-            problems.add(
-                row, column, key, "another row has this key; keep one row an image, or give each its own key."
+            where = problems.place(first)
+            advice = (
+                f"the splits {splits[first]!r} and {splits[row]!r} share this key, first in {where}; keep each image in "
+                "one split."
             )
+            problems.add(row, column, key, advice, "shared between splits")
+        elif first != row:
+            where = problems.place(first)
+            advice = f"another row has this key, {where}; keep one row an image, or give each its own key."
+            problems.add(row, column, key, advice, "duplicated key")
+
+
+def check_attributes(
+    columns: Mapping[str, Sequence],
+    attributes: Mapping[str, Sequence[float]],
+    reserved: Iterable[str],
+    problems: Problems,
+) -> tuple[dict[str, tuple[float, float]], dict[str, list[float | None]]]:
+    """Return the scale of each attribute and its column as floats, null where unknown; note ratings off the scale.
+
+    Raises:
+        RatingsError: a scale is none, or there is no such column.
+    """
+    scales, ratings, reserved = {}, {}, set(reserved)
+    for name, scale in attributes.items():
+        if name in reserved or name not in columns:
+            raise RatingsError(
+                f"{problems.source}: `attributes` names {name!r}{suggest(name, set(columns) - reserved)}; allowed: the "
+                f"columns {sorted(set(columns) - reserved)}."
+            )
+        bounds = check_score_values(scale)
+        if len(bounds) != 2:
+            raise RatingsError(f"{problems.source}: the scale of {name!r} is {scale!r}; allowed: (lowest, highest).")
+        scales[name] = (low, high) = bounds
+        numbers = parse_numbers(columns[name], problems, name)
+        for row in np.flatnonzero((numbers < low) | (numbers > high)):
+            problems.add(row, name, numbers[row], f"outside the scale {low:g} to {high:g}; correct or empty the cell.")
+        ratings[name] = [None if np.isnan(value) else float(value) for value in numbers]
+    return scales, ratings
 
 
 def check_labels(
@@ -226,8 +353,8 @@ def check_labels(
     for row in np.flatnonzero(outside):
         advice = f"outside the scale {values[0]:g} to {values[-1]:g}; correct it, or the `score_values`."
         problems.add(row, known_as["mean"], stated["mean"][row], advice)
-    if not problems.total:  # a cell that could not be parsed is not also missing
-        for row in np.flatnonzero(~has_votes & np.isnan(stated["mean"])):
+    for row in np.flatnonzero(~has_votes & np.isnan(stated["mean"])):
+        if int(row) not in problems.rows:  # a cell that could not be parsed is not also missing
             problems.add(row, known_as["mean"], None, "neither a mean nor votes; give one of them, or drop the row.")
 
     n_votes = np.where(has_votes & are_counts, totals, stated["n_votes"])
@@ -256,18 +383,20 @@ def _check_votes(
         try:
             histogram = np.asarray(cell, dtype=np.float64)
         except (TypeError, ValueError):
-            problems.add(row, whole, cell, "allowed: a list of numbers, one a bin.")
+            problems.add(row, whole, cell, "allowed: a list of numbers, one a bin.", "not a number")
             continue
         if histogram.shape != (n_bins,):
             given = len(histogram) if histogram.ndim == 1 else f"shape {histogram.shape}"
             advice = f"it has {given} bins, allowed: {n_bins}, the score_values {list(score_values)}; correct either."
-            problems.add(row, whole, cell, advice)
+            problems.add(row, whole, cell, advice, "wrong bin count")
             continue
         bad = np.flatnonzero(~(histogram >= 0) | np.isinf(histogram))
         for index in bad:
             name = whole if isinstance(column, str) else column[index]
             value = None if np.isnan(histogram[index]) else histogram[index]
-            problems.add(row, name, value, "allowed: finite vote counts or shares from 0; correct the row or drop it.")
+            kind = "negative votes" if histogram[index] < 0 else "not a number"
+            advice = "allowed: finite vote counts or shares from 0; correct the row or drop it."
+            problems.add(row, name, value, advice, kind)
         if not bad.size and not histogram.any():
             problems.add(
                 row, whole, cell, "there are no votes; drop the row, or leave the votes empty and give a mean."

@@ -12,14 +12,16 @@ A rated set is a `datasets.Dataset` with the columns
 | `split`        | string                            | "train", "validation", "test", ...                             |
 | `key`          | string                            | unique name of the image                                       |
 
-and any extra columns behind them. The rating that each bin stands for, `score_values`, travels in the description of
-the dataset's info, so it survives `select`, `filter` and `save_to_disk`.
+and any extra columns behind them. Some of these may be attributes, such as `color`: the mean rating of that side of the
+image (float64 or null) on a scale of its own. The rating that each bin stands for, `score_values`, and the scales of the
+attributes travel in the description of the dataset's info, so they survive `select`, `filter` and `save_to_disk`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +31,7 @@ import datasets
 from .ratings_checks import (
     Problems,
     RatingsError,
+    check_attributes,
     check_images,
     check_keys,
     check_labels,
@@ -37,8 +40,11 @@ from .ratings_checks import (
     suggest,
 )
 
+logger = logging.getLogger(__name__)
+
 SCHEMA_COLUMNS = ("image", "distribution", "mean", "std", "n_votes", "split", "key")
 DEFAULT_SPLIT = "train"
+MISSING_IMAGES = ("require", "drop", "ignore")
 _SCHEMA_MARK = "cskd_hf.ratings"
 
 
@@ -51,6 +57,10 @@ def build_ratings(
     source: str | None = None,
     row_names: Sequence[str] | None = None,
     column_names: Mapping[str, str | Sequence[str]] | None = None,
+    attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
+    about: str = "",
+    problems: Problems | None = None,
 ) -> datasets.Dataset:
     """Validate labelled data and put it into the one schema.
 
@@ -70,6 +80,12 @@ def build_ratings(
         row_names (`Sequence[str]`, *optional*): What error messages call each row; default `"row 1"`, ...
         column_names (`Mapping`, *optional*): What error messages call a schema column, where the user knows it by
             another name; for `distribution` also one name a bin.
+        attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, and their scales:
+            `{"color": (1, 5)}`.
+        images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"` refuses them,
+            `"drop"` leaves them out, says how many, and notes it in the info; `"ignore"` looks for no files.
+        about (`str`, *optional*): What a user of the set must know of it, such as whose split it has; kept in the info.
+        problems (`Problems`, *optional*): What the reader of the data has noted already, by row.
 
     Returns:
         `datasets.Dataset`: The rated set.
@@ -78,8 +94,12 @@ def build_ratings(
         RatingsError: With up to five problems and their total number.
     """
     score_values = check_score_values(score_values)
+    if images not in MISSING_IMAGES:
+        raise RatingsError(
+            f"`images` is {images!r}{suggest(images, MISSING_IMAGES)}; allowed: {list(MISSING_IMAGES)}."
+        )
     columns = _as_columns(data)
-    problems = Problems(source or name, row_names)
+    problems = Problems(source or name, row_names) if problems is None else problems
     known_as = {**{column: column for column in SCHEMA_COLUMNS}, **(column_names or {})}
     lengths = {column: len(values) for column, values in columns.items()}
     if "image" not in columns:
@@ -90,19 +110,50 @@ def build_ratings(
     if n_rows == 0:
         raise RatingsError(f"{problems.source}: there are no rows; give at least one rated image.")
 
-    names, images = check_images(columns["image"], image_dir, problems, known_as["image"])
+    names, cells, absent = check_images(columns["image"], image_dir, problems, known_as["image"], images)
     splits, keys = [DEFAULT_SPLIT] * n_rows, names
     if "split" in columns:
         splits = check_texts(columns["split"], problems, known_as["split"])
     if "key" in columns:
         keys = check_texts(columns["key"], problems, known_as["key"])
-    elif nameless := [row for row, image in enumerate(images) if not keys[row] and image["bytes"] is not None]:
+    elif nameless := [row for row, cell in enumerate(cells) if not keys[row] and cell["bytes"] is not None]:
         problems.add(nameless[0], "key", None, "bytes have no path to name the image; add a column 'key'.")
     check_keys(keys, splits, problems, known_as["key" if "key" in columns else "image"])
     shares, labels = check_labels(columns, n_rows, score_values, problems, known_as)
+    scales, rated = check_attributes(columns, attributes or {}, SCHEMA_COLUMNS, problems)
     problems.raise_if_any()
 
-    table = {"image": images, "distribution": shares, **labels, "split": splits, "key": keys}
+    table = {"image": cells, "distribution": shares, **labels, "split": splits, "key": keys}
+    table |= {column: rated.get(column, values) for column, values in columns.items() if column not in table}
+    table, note = _without(table, problems, absent)
+    if problems.collected is not None:
+        problems.collected.places |= {
+            key: (problems.source, problems.place(row)) for row, key in enumerate(keys) if key
+        }
+    info = {"schema": _SCHEMA_MARK, "name": name, "score_values": list(score_values), "attributes": scales}
+    return _build(table, info | {"about": " ".join(filter(None, (about, note)))})
+
+
+def _without(table: dict[str, Sequence], problems: Problems, absent: Sequence[int]) -> tuple[dict[str, Sequence], str]:
+    """Leave out the rows with collected faults and those without their file; also a sentence on the latter.
+
+    Raises:
+        RatingsError: no row is left.
+    """
+    if not problems.rows and not absent:
+        return table, ""
+    n_rows, dropped = len(table["image"]), set(absent) - problems.rows
+    kept = [row for row in range(n_rows) if row not in problems.rows and row not in dropped]
+    if not kept:
+        path = table["image"][next(iter(absent), 0)]["path"]
+        raise RatingsError(f"{problems.source}: none of its {n_rows} rows can be used; e.g. there is no file {path}.")
+    note = f"{len(dropped)} of {n_rows} listed images are not on disk and were left out." if dropped else ""
+    if note:
+        logger.warning("%s: %s", problems.source, note)
+    return {column: [values[row] for row in kept] for column, values in table.items()}, note
+
+
+def _build(table: dict[str, Sequence], info: Mapping[str, Any]) -> datasets.Dataset:
     features = {
         "image": datasets.Image(decode=False),
         "distribution": datasets.Sequence(datasets.Value("float32")),
@@ -112,14 +163,14 @@ def build_ratings(
         "split": datasets.Value("string"),
         "key": datasets.Value("string"),
     }
-    extra = {column: list(values) for column, values in columns.items() if column not in features}
+    extra = {column: list(values) for column, values in table.items() if column not in features}
     if extra:
         features |= datasets.Dataset.from_dict(extra).features
-    description = json.dumps({"schema": _SCHEMA_MARK, "name": name, "score_values": list(score_values)})
+    features |= {column: datasets.Value("float64") for column in info["attributes"]}
     return datasets.Dataset.from_dict(
         table | extra,
         features=datasets.Features(features),
-        info=datasets.DatasetInfo(description=description, features=datasets.Features(features)),
+        info=datasets.DatasetInfo(description=json.dumps(info), features=datasets.Features(features)),
     )
 
 
@@ -128,16 +179,19 @@ def has_score_values(ds: datasets.Dataset) -> bool:
     return f'"{_SCHEMA_MARK}"' in (ds.info.description or "")
 
 
+def descriptions_of(ds: datasets.Dataset) -> list[dict[str, Any]]:
+    """What the info of a rated set says: `name`, `score_values`, `attributes` and `about`; several after concatenation."""
+    parts = (ds.info.description or "").split("\n")  # concatenation joins the descriptions with blank lines
+    return [json.loads(part) for part in parts if f'"{_SCHEMA_MARK}"' in part]
+
+
 def score_values_of(ds: datasets.Dataset) -> tuple[float, ...]:
     """The rating that each bin of a rated set stands for.
 
     Raises:
         RatingsError: `ds` carries none, or was concatenated from sets on different scales.
     """
-    found = set()
-    for part in (ds.info.description or "").split("\n"):  # concatenation joins the descriptions with blank lines
-        if f'"{_SCHEMA_MARK}"' in part:
-            found.add(tuple(json.loads(part)["score_values"]))
+    found = {tuple(part["score_values"]) for part in descriptions_of(ds)}
     if len(found) == 1:
         return found.pop()
     if found:
@@ -145,6 +199,23 @@ def score_values_of(ds: datasets.Dataset) -> tuple[float, ...]:
     raise RatingsError(
         "The dataset carries no score_values in its info; make rated sets with `load_ratings` or `build_ratings`."
     )
+
+
+def attributes_of(ds: datasets.Dataset) -> dict[str, tuple[float, float]]:
+    """The columns of a rated set that hold mean ratings of attributes, each with the ends of its scale.
+
+    Raises:
+        RatingsError: `ds` was concatenated from sets that have an attribute on different scales.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for part in descriptions_of(ds):
+        for name, (low, high) in part.get("attributes", {}).items():
+            if found.setdefault(name, (low, high)) != (low, high):
+                raise RatingsError(
+                    f"The rated set mixes the scales {found[name]} and {(low, high)} of the attribute {name!r}; use one "
+                    "set, or rescale, for each scale."
+                )
+    return {name: scale for name, scale in found.items() if name in ds.column_names}
 
 
 def select_split(ds: datasets.Dataset, name: str) -> datasets.Dataset:

@@ -149,7 +149,9 @@ def _features(
             bar.update(last - first)
     if not parts:
         key, reason = next(iter(unreadable.items()))
-        raise RatingsError(f"{settings.ratings}: none of the {len(ratings)} rated images can be read: {key} ({reason}).")
+        raise RatingsError(
+            f"{settings.ratings}: none of the {len(ratings)} rated images can be read: {key} ({reason})."
+        )
     return rows, torch.cat(parts), unreadable
 
 
@@ -182,4 +184,3 @@ def is_scorer(name_or_path: str) -> bool:
     return config.get("model_type") == CSKDConfig.model_type and config.get("architectures") == [
         CSKDForImageAesthetics.__name__
     ]
-

@@ -43,7 +43,7 @@ class Prediction:
 
 
 def mode_for(settings: FinetuneSettings, ratings: int) -> str:
-    """"probe", "partial" or "full" for a number of ratings to learn from."""
+    """ "probe", "partial" or "full" for a number of ratings to learn from."""
     if settings.mode != "auto":
         return settings.mode
     return "full" if ratings >= FULL_FROM else "partial" if ratings >= PARTIAL_FROM else "probe"

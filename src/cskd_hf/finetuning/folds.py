@@ -59,9 +59,7 @@ def picture_groups(ratings: datasets.Dataset, *, quiet: bool = True) -> np.ndarr
     return same_pictures(prints)
 
 
-def make_plan(
-    ratings: datasets.Dataset, groups: np.ndarray, *, folds: int, holdout: float, seed: int
-) -> Plan:
+def make_plan(ratings: datasets.Dataset, groups: np.ndarray, *, folds: int, holdout: float, seed: int) -> Plan:
     """Folds of few ratings, a hold-out of many, or the test split of the file.
 
     A test split is left to be a test: the shipped model is not fitted on it. With folds or a drawn hold-out, it is

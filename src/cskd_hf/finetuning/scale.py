@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import datasets
 
-from ..data.ratings import load_ratings, score_values_of
+from ..data.ratings import score_values_of
 from ..data.ratings_checks import RatingsError, UnknownScaleError
+from ..data.ratings_locations import open_ratings
 from .settings import FinetuneSettings
 
 logger = logging.getLogger(__name__)
@@ -42,16 +43,16 @@ def read_ratings(settings: FinetuneSettings) -> tuple[datasets.Dataset, str]:
     place = {"image_dir": settings.images or None}
     given = settings.score_values or (bins_of_scale(*settings.scale) if settings.scale else None)
     try:
-        ratings = load_ratings(settings.ratings, score_values=given, **place)
+        ratings = open_ratings(settings.ratings, score_values=given, **place)
         return ratings, "given" if given else f"as the file names it, {_ends(score_values_of(ratings))}"
     except UnknownScaleError as unknown:
         if unknown.has_votes:
             raise
-        means = load_ratings(settings.ratings, score_values=[-_BEYOND, _BEYOND], **place)["mean"][:]
+        means = open_ratings(settings.ratings, score_values=[-_BEYOND, _BEYOND], **place)["mean"][:]
         low, high = assumed_scale(means, settings.ratings)
     note = f"assumed to be {low:g} to {high:g}, since the lowest and the highest rating are these"
     logger.warning("the scale of '%s' is %s; give --scale LOW HIGH if it is another", settings.ratings, note)
-    return load_ratings(settings.ratings, score_values=bins_of_scale(low, high), **place), note
+    return open_ratings(settings.ratings, score_values=bins_of_scale(low, high), **place), note
 
 
 def assumed_scale(means: Sequence[float], source: str) -> tuple[float, float]:

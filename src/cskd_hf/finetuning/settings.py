@@ -55,7 +55,8 @@ class FinetuneOptions:
     )
     train_layers: int = setting(1, "last blocks of the encoder that a partial fine-tune trains")
     folds: int = setting(
-        0, f"folds of the cross-validation; 0: {PROBE_FOLDS} for a probe, else {TUNED_FOLDS}; 1 takes a single hold-out"
+        0,
+        f"folds of the cross-validation; 0: {PROBE_FOLDS} for a probe, else {TUNED_FOLDS}; 1 takes a single hold-out",
     )
     holdout: float = setting(0.2, "share of the ratings that a single hold-out takes")
     student: str = setting(
@@ -92,7 +93,9 @@ class FinetuneOptions:
         if self.scale and self.score_values:
             raise SettingsError("scale and score_values both say where the ratings end; give one of them.")
         if self.scale and (len(self.scale) != 2 or not self.scale[0] < self.scale[1]):
-            raise SettingsError(f"scale={self.scale} must be two rising numbers, the lowest and highest rating, e.g. 1 5.")
+            raise SettingsError(
+                f"scale={self.scale} must be two rising numbers, the lowest and highest rating, e.g. 1 5."
+            )
         if self.student and not self.unlabeled:
             raise SettingsError("student is the model that learns from unrated images; give --unlabeled DIR as well.")
         if self.ship == "semi" and not self.unlabeled:

@@ -28,7 +28,7 @@ def ridge_probe(
     Returns:
         weight `(feature_size,)` and bias `()`: score = features @ weight + bias.
     """
-    (weight, bias), = ridge_path(features, means, [l2], prior)
+    ((weight, bias),) = ridge_path(features, means, [l2], prior)
     return weight, bias
 
 
