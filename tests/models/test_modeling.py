@@ -133,6 +133,10 @@ def test_pooling_of_tokens(pooling):
         ({"reference_encoders": [{"name": "a"}]}, "'dim'"),
         ({"reference_encoders": [{"name": "a", "dim": 2}, {"name": "a", "dim": 2}]}, "twice"),
         ({"backbone_config": {"hidden_size": 3}}, "model_type"),
+        ({"attributes": {"color": [5, 1]}}, r"attributes holds 'color': \[5, 1\].*rising numbers"),
+        ({"attributes": {"color": [1]}}, "lowest and highest"),
+        ({"attributes": {"color": [1, float("inf")]}}, "finite"),
+        ({"attributes": {"": [1, 5]}}, r"needs a name \(text\)"),
     ],
 )
 def test_config_refuses(fields, message):
@@ -160,3 +164,33 @@ def test_package_names_resolve_and_unknown_ones_do_not():
         assert getattr(cskd_hf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'CSKDModel'"):
         _ = cskd_hf.CSKDModel
+
+
+def test_attributes_lie_on_their_scales_and_keep_their_places_in_a_saved_model(tmp_path):
+    torch.manual_seed(0)
+    model = CSKDForImageAesthetics(tiny_config(attributes={"light": [-1, 1], "color": [1, 5]})).eval()
+    assert model.config.attributes == {"color": [1, 5], "light": [-1, 1]}
+    with torch.no_grad():
+        model.attribute_head.weight.mul_(20)
+        model.attribute_head.bias.copy_(torch.tensor([0.0, 100.0]))
+    pixels = torch.randn(3, 3, 32, 32)
+    output = model(pixels)
+    logit = model.attribute_head(output.pooler_output)[:, 0]
+    assert torch.allclose(output.attributes[:, 0], 1 + 4 * torch.sigmoid(logit))
+    assert torch.allclose(output.attributes[:, 1], torch.ones(3))
+    model.save_pretrained(tmp_path)
+    for loader in (AutoModel, AutoModelForImageClassification, CSKDForImageAesthetics):
+        again = loader.from_pretrained(tmp_path).eval()
+        assert list(again.config.attributes) == ["color", "light"]
+        assert torch.equal(again(pixels).attributes, output.attributes)
+    aligned, loaded = CSKDForFeatureAlignment.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loaded["missing_keys"] and not loaded["unexpected_keys"]
+    again = CSKDForImageAesthetics.from_encoder(str(tmp_path), attributes={"depth": [0, 1]})
+    assert again.attribute_head.out_features == 1 and len(again.config.score_values) == 10
+
+
+def test_model_without_attributes_is_as_it_was():
+    model = CSKDForImageAesthetics(tiny_config()).eval()
+    assert {name.split(".")[0] for name in model.state_dict()} == {"backbone", "projectors", "classifier"}
+    output = model(torch.randn(1, 3, 32, 32))
+    assert model.config.attributes == {} and output.attributes is None and "attributes" not in output

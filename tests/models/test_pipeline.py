@@ -175,3 +175,15 @@ def test_bfloat16_checkpoint(rate: ImageAestheticsPipeline, images: list[Image.I
         assert sum(result["distribution"].values()) == pytest.approx(1, abs=1e-5)
         mean = sum(float(value) * share for value, share in result["distribution"].items())
         assert result["score"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_attributes_by_name(images: list[Image.Image], tmp_path: Path):
+    torch.manual_seed(0)
+    model = CSKDForImageAesthetics(
+        CSKDConfig(**{**config().to_diff_dict(), "attributes": {"light": [0, 1], "color": [1, 5]}})
+    )
+    model.attribute_head.bias.data.copy_(torch.tensor([100.0, -100.0]))
+    rate = pipeline("image-aesthetics", model=save(model, tmp_path))
+    assert rate(images[0])["attributes"] == {"color": 5.0, "light": pytest.approx(0)}
+    assert [result["attributes"]["color"] for result in rate(images, batch_size=2)] == [5.0] * len(images)
+    assert "attributes" not in pipeline("image-aesthetics", model=save(scorer(), tmp_path / "plain"))(images[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import public_name
 from ..training.settings import SettingsError
 from .compare import analyse_all
 from .notes import table
@@ -58,8 +59,6 @@ def _named(locations: Sequence[str], names: Sequence[str] | None) -> dict[str, s
 
 
 def _public(location: str) -> str:
-    """The last part of a local path, or the Hub name."""
+    """The last part of a local path (of a config, its folder's), or the Hub name."""
     path = Path(location)
-    if path.name == "config.json" and path.resolve().parent.name:
-        path = path.resolve().parent
-    return path.resolve().name if path.exists() else location
+    return public_name(path.parent if path.name == "config.json" and path.resolve().parent.name else location)

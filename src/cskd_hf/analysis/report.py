@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.plotting import write_page
-from .compare import Analysis, FeatureSummary, write_json
+from ..files import write_json
+from .compare import Analysis, FeatureSummary, to_json
 from .notes import MEASURES, closing_notes, table, table_rows
 from .plots import save_plots
 
@@ -75,13 +76,15 @@ def write_analysis(
     kept = [_shortened(entry) for entry in found]
     write_json(
         folder / "analysis.json",
-        {
-            "checkpoints": kept,
-            "reference": None if reference is None else {"name": reference_name, **_short_features(reference)},
-            "notes": notes,
-            "facts": {**facts, **software},
-            **more,
-        },
+        to_json(
+            {
+                "checkpoints": kept,
+                "reference": None if reference is None else {"name": reference_name, **_short_features(reference)},
+                "notes": notes,
+                "facts": {**facts, **software},
+                **more,
+            }
+        ),
     )
     return notes
 

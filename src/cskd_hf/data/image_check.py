@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from ..files import write_json
 from .collection import ImageCollection
 from .evaluation_images import open_evaluation
 from .fingerprints import take_fingerprints
@@ -71,11 +69,7 @@ def check_command(namespace: argparse.Namespace) -> int:
         namespace.images, namespace.evaluation, duplicates=namespace.duplicates, quiet=namespace.quiet
     )
     if namespace.output:
-        path = Path(namespace.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(result, indent=1))
-        os.replace(partial, path)
+        write_json(namespace.output, result)
     print(f"{result['images']} images, {len(result['unreadable'])} of them unreadable")
     _show(result["duplicates"], f"{result['duplicates']['found']} copies of other images")
     if "leaks" not in result:

@@ -7,17 +7,17 @@ is None or NaN (a constant prediction has no SRCC) is carried through and shown 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..files import write_json
 
 METRICS = ("srcc", "plcc", "emd")
 LOWER_IS_BETTER = frozenset({"emd", "emd1", "emd2", "mae", "rmse"})
@@ -212,15 +212,10 @@ def write_results(
         ValueError: `facts` names an entry that the function writes itself.
         TypeError: a value that JSON cannot hold.
     """
-    results = {"rows": rows, "versions": _versions(), "seconds": round(seconds, 1), "command": command}
+    results = {"rows": rows, "versions": software_versions(), "seconds": round(seconds, 1), "command": command}
     if taken := sorted(results.keys() & facts.keys()):
         raise ValueError(f"the facts {taken} are written by write_results itself; rename them.")
-    text = json.dumps(_plain(results | facts), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, results | facts)
 
 
 def _label_counts(rows: Sequence[Row]) -> list[int]:
@@ -245,7 +240,8 @@ def _std(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _versions() -> dict[str, str | None]:
+def software_versions() -> dict[str, str | None]:
+    """Of Python and of the packages that figures may depend on; null for one that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _VERSIONS_OF:
         try:
@@ -253,18 +249,3 @@ def _versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:  # run from a source tree
             versions[package] = None
     return versions
-
-
-def _plain(value: Any) -> Any:
-    """Only what JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -7,7 +7,7 @@ each bin. `SRCC` and `PLCC` follow the usual names of the field (Spearman, Pears
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,10 +172,10 @@ def bootstrap_intervals(
     pred, true = np.asarray(pred, dtype=np.float64), np.asarray(true, dtype=np.float64)
     _check_lengths("pred", pred, "true", true)
     values = {name: np.empty(n_resamples) for name in metrics}
-    for index, rows in enumerate(_resamples(len(pred), n_resamples, confidence, seed)):
+    for index, rows in enumerate(resamples(len(pred), n_resamples, confidence, seed)):
         for name, function in metrics.items():
             values[name][index] = function(pred[rows], true[rows])
-    return {name: _interval(samples, confidence) for name, samples in values.items()}
+    return {name: percentile_interval(samples, confidence) for name, samples in values.items()}
 
 
 def paired_bootstrap(
@@ -206,14 +206,14 @@ def paired_bootstrap(
     _check_lengths("pred_a", a, "true", true)
     _check_lengths("pred_b", b, "true", true)
     values = {name: np.empty(n_resamples) for name in metrics}
-    for index, rows in enumerate(_resamples(len(true), n_resamples, confidence, seed)):
+    for index, rows in enumerate(resamples(len(true), n_resamples, confidence, seed)):
         for name, function in metrics.items():
             values[name][index] = function(a[rows], true[rows]) - function(b[rows], true[rows])
     result = {}
     for name, function in metrics.items():
-        low, high = _interval(values[name], confidence)
+        low, high = percentile_interval(values[name], confidence)
         difference = function(a, true) - function(b, true)
-        result[name] = {"difference": difference, "low": low, "high": high, "p_value": _p_value(values[name])}
+        result[name] = {"difference": difference, "low": low, "high": high, "p_value": two_sided_p(values[name])}
     return result
 
 
@@ -287,7 +287,12 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1, 1))
 
 
-def _resamples(n: int, n_resamples: int, confidence: float, seed: int):
+def resamples(n: int, n_resamples: int, confidence: float, seed: int) -> Iterator[np.ndarray]:
+    """(images,) row numbers of each bootstrap resample, drawn with replacement.
+
+    Raises:
+        ValueError: no resample, or a confidence outside 0 to 1.
+    """
     if n_resamples < 1 or not 0 < confidence < 1:
         raise ValueError(
             f"`n_resamples` is {n_resamples} and `confidence` {confidence}; allowed: at least 1, and between 0 and 1."
@@ -296,7 +301,8 @@ def _resamples(n: int, n_resamples: int, confidence: float, seed: int):
     return (rng.integers(0, n, n) for _ in range(n_resamples))
 
 
-def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+def percentile_interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Ends of the middle `confidence` of the resampled values, NaN left out; both NaN if none is left."""
     samples = samples[~np.isnan(samples)]
     if not len(samples):
         return math.nan, math.nan
@@ -304,7 +310,8 @@ def _interval(samples: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _p_value(differences: np.ndarray) -> float:
+def two_sided_p(differences: np.ndarray) -> float:
+    """Twice the smaller share of resampled differences on one side of 0, see `paired_bootstrap`; NaN if none is left."""
     differences = differences[~np.isnan(differences)]
     if not len(differences):
         return math.nan

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import replaced_file
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -51,10 +52,8 @@ def to_svg(figure: Figure) -> Markup:
 
 def save_png(figure: Figure, path: Path, **options: Any) -> None:
     """The figure on white, 100 dots an inch; a broken run leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=100, facecolor="white", **options)
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, facecolor="white", **options)
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
@@ -65,7 +64,5 @@ def write_page(path: Path, template: str, **content: Any) -> None:
         loader=jinja2.PackageLoader(__package__, "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template(template).render(**content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with replaced_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")

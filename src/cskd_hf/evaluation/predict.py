@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import AutoImageProcessor
 
 from ..data.collection import ImageCollection
@@ -46,6 +50,7 @@ class RatedImages:
         batch_size: images a forward.
         cache: keep the pixel values in memory, for sets that are scored again and again.
         rank, world_size: take only every `world_size`-th image, from `rank` on.
+        num_workers: threads that decode the next batch while this one is scored; 0 decodes as it goes.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class RatedImages:
         cache: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        num_workers: int = 0,
     ) -> None:
         self.score_values = score_values_of(dataset)
         self.images = ImageCollection([DatasetSource(dataset)])
@@ -67,19 +73,28 @@ class RatedImages:
         self.unreadable: dict[str, str] = {}
         self._processor = preprocessing.to_image_processor()
         self._batch_size = batch_size
+        self._num_workers = num_workers
         self._cache: dict[int, torch.Tensor] | None = {} if cache else None
 
     def batches(self):
         """Pairs of row numbers and pixel values `(batch, 3, height, width)`; unreadable images are left out and noted."""
-        for first in range(0, len(self.rows), self._batch_size):
-            rows, pixels = [], []
-            for row in self.rows[first : first + self._batch_size]:
-                values = self._pixels(row)
-                if values is not None:
-                    rows.append(row)
-                    pixels.append(values)
-            if rows:
-                yield rows, torch.stack(pixels)
+        chunks = [self.rows[first : first + self._batch_size] for first in range(0, len(self.rows), self._batch_size)]
+        for chunk, decoded in zip(chunks, self._decoded(chunks)):
+            readable = [(row, values) for row, values in zip(chunk, decoded) if values is not None]
+            if readable:
+                rows, pixels = zip(*readable)
+                yield list(rows), torch.stack(pixels)
+
+    def _decoded(self, chunks: list[list[int]]) -> Iterator[Iterable[torch.Tensor | None]]:
+        """The pixel values of each batch's rows; with threads, one batch ahead."""
+        if not self._num_workers:
+            yield from (map(self._pixels, chunk) for chunk in chunks)
+            return
+        with ThreadPoolExecutor(self._num_workers) as pool:
+            ahead = deque(pool.map(self._pixels, chunk) for chunk in chunks[:1])
+            for chunk in [*chunks[1:], []]:
+                ahead.append(pool.map(self._pixels, chunk))
+                yield ahead.popleft()
 
     def _pixels(self, row: int) -> torch.Tensor | None:
         if self._cache is not None and row in self._cache:
@@ -98,22 +113,45 @@ class RatedImages:
         return values
 
 
-@torch.no_grad()
 def predict(model: CSKDForImageAesthetics, images: RatedImages) -> tuple[list[int], np.ndarray, np.ndarray]:
     """Row numbers, scores `(images,)` and distributions `(images, bins)` of all readable images; evaluation mode."""
+    found = predict_all(model, images)
+    if not len(found["rows"]):
+        return [], np.zeros(0), np.zeros((0, len(images.score_values)))
+    return found["rows"].tolist(), found["scores"], found["distributions"]
+
+
+@torch.no_grad()
+def predict_all(
+    model: CSKDForImageAesthetics, images: RatedImages, *, quiet: bool = True, description: str = "scoring"
+) -> dict[str, np.ndarray]:
+    """Everything that the model says of the readable images, in evaluation mode.
+
+    Args:
+        model: on its device.
+        images: prepared for it.
+        quiet: no progress bar.
+        description: of the progress bar.
+
+    Returns:
+        `rows` `(images,)`, `scores` `(images,)`, `distributions` `(images, bins)`, and `attributes`
+        `(images, n_attributes)` where the model has any; all of length 0 where no image is readable.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    rows, scores, distributions = [], [], []
-    for batch_rows, pixel_values in images.batches():
-        output = model(pixel_values=pixel_values.to(device, model.dtype))
-        rows += batch_rows
-        scores.append(output.score.cpu())
-        distributions.append(output.distribution.cpu())
+    parts: dict[str, list[np.ndarray]] = {"rows": [], "scores": [], "distributions": []}
+    with tqdm(total=len(images.rows), desc=description, unit="image", disable=quiet) as bar:
+        for rows, pixel_values in images.batches():
+            output = model(pixel_values=pixel_values.to(device, model.dtype))
+            parts["rows"].append(np.asarray(rows))
+            parts["scores"].append(output.score.double().cpu().numpy())
+            parts["distributions"].append(output.distribution.double().cpu().numpy())
+            if output.attributes is not None:
+                parts.setdefault("attributes", []).append(output.attributes.double().cpu().numpy())
+            bar.update(len(rows))
     model.train(was_training)
-    if not rows:
-        return [], np.zeros(0), np.zeros((0, len(images.score_values)))
-    return rows, torch.cat(scores).double().numpy(), torch.cat(distributions).double().numpy()
+    return {name: np.concatenate(values) if values else np.zeros(0) for name, values in parts.items()}
 
 
 @torch.no_grad()

@@ -36,6 +36,9 @@ class CSKDConfig(PreTrainedConfig):
             Hidden width of the MLP projector; defaults to the reference's dim.
         score_values (`list[float]`, *optional*, defaults to 1..10):
             The value of each score bin on the scale of the ratings, strictly rising: 1..10 for AVA, 1..7 for OASIS.
+        attributes (`dict[str, list[float]]`, *optional*):
+            Lowest and highest value of each attribute that is predicted beside the score, e.g. `{"color": [1, 5]}`; kept
+            in the order of the names, as a saved config is.
         provenance (`dict`, *optional*):
             How the checkpoint came to be (recipe, data, seeds, versions); carried into every pipeline result.
 
@@ -53,6 +56,7 @@ class CSKDConfig(PreTrainedConfig):
     projector: str = "linear"
     projector_hidden_size: int | None = None
     score_values: list[float | int] | tuple[float | int, ...] = tuple(range(1, 11))
+    attributes: dict | None = None
     initializer_range: float = 0.02
     provenance: dict | None = None
 
@@ -62,6 +66,7 @@ class CSKDConfig(PreTrainedConfig):
         _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("projector", self.projector, PROJECTORS)
         self.score_values = _checked_score_values(self.score_values)
+        self.attributes = _checked_attributes(self.attributes)
         self.reference_encoders = _checked_references(self.reference_encoders)
         # The bins are the labels, so that stock image-classification tools name them by their value.
         kwargs["id2label"] = {i: f"{value:g}" for i, value in enumerate(self.score_values)}
@@ -126,6 +131,21 @@ def _checked_score_values(values: Any) -> list[float]:
     if len(values) < 2 or not rising or not all(math.isfinite(v) for v in values):
         raise ValueError(f"score_values={values} must be at least two finite, strictly rising numbers, e.g. 1..10.")
     return values
+
+
+def _checked_attributes(attributes: Any) -> dict[str, list[float]]:
+    checked = {}
+    # By name, because to_json_string sorts: the outputs of the head must not change places in a saved model.
+    for name, scale in sorted((attributes or {}).items(), key=lambda entry: str(entry[0])):
+        ends = list(scale) if isinstance(scale, (list, tuple)) else []
+        numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends)
+        if not isinstance(name, str) or not name or len(ends) != 2 or not numbers or not ends[0] < ends[1]:
+            raise ValueError(
+                f"attributes holds {name!r}: {scale!r}; each needs a name (text) and its lowest and highest value, two "
+                "finite, rising numbers, e.g. {'color': [1, 5]}."
+            )
+        checked[name] = [float(end) for end in ends]
+    return checked
 
 
 def _checked_references(references: Any) -> list[dict[str, Any]]:

@@ -59,6 +59,8 @@ class CSKDImageAestheticsOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, bins)`): before the softmax.
         distribution (`torch.FloatTensor` of shape `(batch_size, bins)`): the predicted rating histogram, float32.
         score (`torch.FloatTensor` of shape `(batch_size,)`): its mean, on the scale of `config.score_values`, float32.
+        attributes (`torch.FloatTensor` of shape `(batch_size, n_attributes)`, *optional*):
+            Each attribute on its own scale, in the order of `config.attributes`, float32; where the model has any.
         aligned_embeds (`torch.FloatTensor` of shape `(batch_size, reference_dim)`, *optional*):
             The feature in the space of the first reference encoder, comparable with CLIP text embeddings.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the pooled feature.
@@ -69,6 +71,7 @@ class CSKDImageAestheticsOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     distribution: torch.FloatTensor | None = None
     score: torch.FloatTensor | None = None
+    attributes: torch.FloatTensor | None = None
     aligned_embeds: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -252,8 +255,8 @@ def _part_of_whole(
 class CSKDForFeatureAlignment(CSKDPreTrainedModel):
     """Phase 1: the encoder with a projector into the space of each frozen reference encoder."""
 
-    # A scoring checkpoint is this model and a head.
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    # A scoring checkpoint is this model and heads.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^attribute_head\."]
 
     def __init__(self, config: CSKDConfig) -> None:
         super().__init__(config)
@@ -295,11 +298,12 @@ class CSKDForFeatureAlignment(CSKDPreTrainedModel):
 
 
 class CSKDForImageAesthetics(CSKDPreTrainedModel):
-    """Teacher and student: the encoder with a linear head over score bins."""
+    """Teacher and student: the encoder with a linear head over score bins, and one for attributes where there are any."""
 
     def __init__(self, config: CSKDConfig) -> None:
         super().__init__(config)
         self.classifier = nn.Linear(config.feature_size, len(config.score_values))
+        self.attribute_head = nn.Linear(config.feature_size, len(config.attributes)) if config.attributes else None
         self.post_init()
 
     def forward(
@@ -330,6 +334,7 @@ class CSKDForImageAesthetics(CSKDPreTrainedModel):
             logits=logits,
             distribution=distribution,
             score=score,
+            attributes=self.attribute_values(pooled),
             aligned_embeds=projections[0] if projections else None,
             pooler_output=pooled,
             last_hidden_state=outputs.get("last_hidden_state"),
@@ -337,6 +342,17 @@ class CSKDForImageAesthetics(CSKDPreTrainedModel):
             attentions=outputs.get("attentions"),
         )
         return output.to_tuple() if return_dict is False else output
+
+    def attribute_values(self, pooled: torch.Tensor) -> torch.Tensor | None:
+        """`(batch_size, feature_size)` -> `(batch_size, n_attributes)`, each within its scale: low + (high - low) s(x)
+        with the logistic function s; None for a model without attributes."""
+        if self.attribute_head is None:
+            return None
+        scales = torch.tensor(
+            list(self.config.attributes.values()), dtype=torch.float32, device=pooled.device
+        )  # (A, 2)
+        low, high = scales.unbind(-1)
+        return low + (high - low) * self.attribute_head(pooled).float().sigmoid()
 
 
 def rating_loss(distribution: torch.Tensor, labels: torch.Tensor, score_values: torch.Tensor) -> torch.Tensor:

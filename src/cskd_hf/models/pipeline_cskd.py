@@ -51,7 +51,8 @@ class ImageAestheticsPipeline(Pipeline):
 
         Returns:
             For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
-            highest possible score), `distribution` (probability by bin value) and `provenance`.
+            highest possible score), `distribution` (probability by bin value) and `provenance`; of a model with
+            attributes also `attributes`, the value of each by name.
 
         Raises:
             ImageLoadError: an image cannot be read; the message names it.
@@ -69,20 +70,24 @@ class ImageAestheticsPipeline(Pipeline):
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.model(**model_inputs)
-        return {"distribution": output.distribution, "score": output.score}
+        kept = {"distribution": output.distribution, "score": output.score}
+        return kept if output.attributes is None else kept | {"attributes": output.attributes}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         distribution = model_outputs["distribution"][0].double()
         values = torch.tensor(self.model.config.score_values, dtype=torch.float64)
         score = model_outputs["score"][0].item()
         variance = (distribution * (values - (distribution * values).sum()).square()).sum()
-        return {
+        result = {
             "score": score,
             "score_std": variance.sqrt().item(),
             "scale": [values[0].item(), values[-1].item()],
             "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
             "provenance": self.model.config.provenance,
         }
+        if "attributes" in model_outputs:
+            result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
+        return result
 
 
 __all__ = ["ImageAestheticsPipeline"]

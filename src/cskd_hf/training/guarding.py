@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..data.fingerprints import Fingerprints, concatenate, take_fingerprints
 from ..data.leak_guard import Findings, LeakError, LeakGuard, find_duplicates
 from ..data.mixture import open_images, split_holdout
 from ..data.sources import DatasetSource, NamedSource
+from ..files import write_json
 from .arguments import AlignSettings, StudentSettings
 from .settings import SettingsError
 
@@ -166,9 +165,5 @@ def _refusal(leaks: Findings, settings: AlignSettings | StudentSettings) -> str:
 
 
 def _write(path: Path, report: dict[str, Any], accelerator: Accelerator) -> None:
-    if not accelerator.is_main_process:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(report, indent=1))
-    os.replace(partial, path)
+    if accelerator.is_main_process:
+        write_json(path, report)

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..files import write_json
 from .checkpoint import replaced_folder
 from .settings import SettingsError
 from .task import TrainingTask
@@ -71,8 +72,7 @@ def publish_result(best: Path, result: TrainingResult) -> None:
     for path in sorted(best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         shutil.copyfile(path, output / (path.name + ".partial"))
         os.replace(output / (path.name + ".partial"), output / path.name)
-    (output / (_RESULTS + ".partial")).write_text(json.dumps(asdict(result), indent=1))
-    os.replace(output / (_RESULTS + ".partial"), output / _RESULTS)
+    write_json(output / _RESULTS, asdict(result))
     shutil.rmtree(best)
 
 

@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all, and what is put into them: JSON that every reader takes, names without paths."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path to write to; it takes the place of `path` when the block ends without an error.
+
+    The folder of `path` is made where it does not exist.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write strict JSON, whole or not at all: NaN and infinities become null, since JSON has no such numbers.
+
+    Args:
+        path: the file; its folder is made.
+        content: of anything that JSON holds, numpy numbers and arrays, and paths.
+
+    Raises:
+        TypeError: a value that JSON cannot hold; nothing is written.
+    """
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    with replaced_file(path) as partial:
+        # A file name need not be valid text: half a character becomes its escape, which JSON has too.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def plain(value: Any) -> Any:
+    """Only what JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def public_name(location: str | os.PathLike) -> str:
+    """The last part of a local path, which is its maker's own; a Hub name as it is."""
+    path = Path(location)
+    return path.resolve().name if path.exists() else str(location)
