@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 from .ratings_checks import (
     Problems,
     RatingsError,
-    UnknownScaleError,
     check_images,
     check_score_values,
     parse_numbers,
     suggest,
 )
+from .ratings_faults import UnknownScaleError
 from .ratings_schema import (
     SCHEMA_COLUMNS,
     attributes_of,
@@ -38,6 +38,7 @@ from .ratings_schema import (
     score_values_of,
     select_split,
 )
+from .votes import add_up, holds_votes, votes_of_table
 
 __all__ = [
     "RatingsError",
@@ -52,7 +53,7 @@ __all__ = [
 COLUMN_NAMES = {
     "image": ("image", "path", "file", "file_name", "image_name", "filename"),
     "distribution": ("distribution", "histogram", "votes", "counts"),
-    "mean": ("mean", "score", "mos"),
+    "mean": ("mean", "score", "mos", "rating"),
     "std": ("std",),
     "n_votes": ("n_votes",),
     "split": ("split",),
@@ -81,6 +82,9 @@ def load_ratings(
     (`votes_1`..., `c1`..., `score_1`...), whose suffix is the rating of the bin: `votes_1.5` counts the votes for 1.5.
     Whole numbers are vote counts; other numbers are shares that sum to 1. Mean, std and number of votes are computed
     from the votes where there are any. Columns of no known name are kept as extra columns.
+
+    A file may also have one row a vote: `columns` names the vote or the rater, or images repeat and there is a column
+    `rating` (or `score`, beside one of raters); see `votes`. The votes for each image are added up.
 
     Args:
         path (`str` or `Path`): A .csv, .tsv, .jsonl or .parquet file, or a folder written by `save_to_disk`.
@@ -232,6 +236,8 @@ def _from_table(
     attributes: Mapping[str, Sequence[float]] | None = None,
 ) -> datasets.Dataset:
     """Find the columns of the schema in `table` and build the rated set."""
+    if holds_votes(table, source, mapping):
+        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping)
     found = _find_columns(table, source, mapping)
     bins = found.pop("distribution", None)
     data = {column: table[own] for column, own in found.items()}
@@ -266,11 +272,13 @@ def _from_table(
         raise UnknownScaleError(
             f"{source}: the ends of the scale are unknown; pass `score_values`, the rating of each bin, e.g. "
             "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ...",
-            has_votes=bins is not None,
+            _ends_of(table[found["mean"]], source) if bins is None else None,
         )
     used = {*found.values(), *(bins if isinstance(bins, list) else [bins])}
     # A column that bears a name of the schema, but was not chosen for it, would be mistaken for it later.
-    extra = {own: _infer(cells) for own, cells in table.items() if own not in used and own not in SCHEMA_COLUMNS}
+    extra = {
+        own: infer_numbers(cells) for own, cells in table.items() if own not in used and own not in SCHEMA_COLUMNS
+    }
     known_as = {**found, **({} if bins is None else {"distribution": bins})}
     return build_ratings(
         data | extra,
@@ -285,14 +293,39 @@ def _from_table(
     )
 
 
+def _from_votes(
+    table: dict[str, list],
+    row_names: list[str],
+    source: str,
+    name: str,
+    image_dir: str | os.PathLike | None,
+    score_values: Sequence[float] | None,
+    mapping: Mapping[str, Any],
+) -> datasets.Dataset:
+    """Add up one row a vote to one row an image."""
+    votes = votes_of_table(table, row_names, source, mapping)
+    data, places = add_up(votes, score_values)
+    data = {own: cells if own in SCHEMA_COLUMNS else infer_numbers(cells) for own, cells in data.items()}
+    known_as = {**votes.names, "key": votes.names.get("key", votes.names["image"])}
+    return build_ratings(
+        data, score_values, name=name, image_dir=image_dir, source=source, row_names=places, column_names=known_as
+    )
+
+
+def _ends_of(cells: Sequence, source: str) -> tuple[float, float] | None:
+    numbers = parse_numbers(cells, Problems(source), "mean")
+    return None if np.isnan(numbers).all() else (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
+
+
 def _find_columns(table: Mapping[str, list], source: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Map each column of the schema to its name in the file; for numbered votes, to {rating: name}."""
     if not table:
         raise RatingsError(f"{source}: it is empty; the first line must name the columns.")
+    known = {*COLUMN_NAMES, "vote", "rater"}
     for column in mapping:
-        if column not in COLUMN_NAMES:
-            hint = suggest(column, COLUMN_NAMES)
-            raise RatingsError(f"{source}: `columns` names {column!r}{hint}; allowed: {sorted(COLUMN_NAMES)}.")
+        if column not in known:
+            hint = suggest(column, known)
+            raise RatingsError(f"{source}: `columns` names {column!r}{hint}; allowed: {sorted(known)}.")
     found: dict[str, Any] = {}
     for column, names in COLUMN_NAMES.items():
         if column in mapping:
@@ -367,7 +400,7 @@ def _parse_list(cell: Any) -> Any:
         return cell
 
 
-def _infer(cells: list) -> list:
+def infer_numbers(cells: list) -> list:
     """Make an extra text column numeric when all of its cells are numbers; "007" is a name, not a number."""
     texts = [cell for cell in cells if cell is not None]
     if not texts or not all(isinstance(text, str) for text in texts):

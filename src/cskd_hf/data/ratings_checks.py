@@ -5,140 +5,17 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from .ratings_faults import Problems, RatingsError
 
 MAX_MEAN_DISAGREEMENT = 0.02
 """Largest |stated mean - mean of the histogram|, as a share of the scale's width, that passes as rounding."""
 
 _SHARES_TOLERANCE = 0.02
-_SHOWN_PROBLEMS = 5
-
-
-class RatingsError(ValueError):
-    """Labelled data that cannot be used; the message says where, what was found, what is allowed and what to do."""
-
-
-class UnknownScaleError(RatingsError):
-    """Nothing says which ratings the bins stand for, or where the scale of mean ratings ends.
-
-    Args:
-        message (`str`): As of any error.
-        has_votes (`bool`): Whether there are votes, in bins of unknown value.
-    """
-
-    def __init__(self, message: str, has_votes: bool):
-        super().__init__(message)
-        self.has_votes = has_votes
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with labelled data.
-
-    Attributes:
-        kind: e.g. "missing image"; see `FAULT_KINDS`.
-        file: the file or data set.
-        row: where it stands in it, e.g. "line 7".
-        column: as the user knows it.
-        value: what was found.
-        advice: what is allowed, and what to do.
-    """
-
-    kind: str
-    file: str
-    row: str
-    column: str
-    value: Any
-    advice: str
-
-    def __str__(self) -> str:
-        value = repr(self.value)
-        value = value if len(value) <= 80 else value[:77] + "..."
-        return f"{self.row}, column '{self.column}', value {value}: {self.advice}"
-
-
-FAULT_KINDS = (
-    "missing image",
-    "unreadable image",
-    "duplicated key",
-    "shared between splits",
-    "not a number",
-    "negative votes",
-    "wrong bin count",
-    "bad value",
-)
-
-
-@dataclass
-class FaultList:
-    """All that is wrong with what was read under `collect_faults`.
-
-    Attributes:
-        faults: in the order in which they were found.
-        places: file and row of each key that was read.
-    """
-
-    faults: list[Fault] = field(default_factory=list)
-    places: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-
-_COLLECTED: ContextVar[FaultList | None] = ContextVar("collected faults", default=None)
-
-
-@contextmanager
-def collect_faults() -> Iterator[FaultList]:
-    """Within the block, faulty rows of labelled data are left out and listed, instead of being refused."""
-    faults = FaultList()
-    token = _COLLECTED.set(faults)
-    try:
-        yield faults
-    finally:
-        _COLLECTED.reset(token)
-
-
-class Problems:
-    """Collects what is wrong with one source, to report the first five problems and the total at once.
-
-    Args:
-        source (`str`): Name of the file or data set.
-        row_names (`Sequence[str]`, *optional*): Where each row stands, e.g. `"line 7"`; default `"row 1"`, ...
-    """
-
-    def __init__(self, source: str, row_names: Sequence[str] | None = None):
-        self.source = source
-        self.row_names = row_names
-        self.shown: list[str] = []
-        self.total = 0
-        self.rows: set[int] = set()
-        self.collected = _COLLECTED.get()
-
-    def add(self, row: int, column: str, value: Any, advice: str, kind: str = "bad value") -> None:
-        """Note one problem: 0-based `row`, the `column` as the user knows it, the `value`, and what is allowed."""
-        self.total += 1
-        self.rows.add(int(row))
-        if len(self.shown) < _SHOWN_PROBLEMS or self.collected is not None:
-            value = value.item() if isinstance(value, np.generic) else value
-            fault = Fault(kind, self.source, self.place(row), column, value, advice)
-            self.shown = (self.shown + [str(fault)])[:_SHOWN_PROBLEMS]
-            if self.collected is not None:
-                self.collected.faults.append(fault)
-
-    def place(self, row: int) -> str:
-        """What the user calls a row."""
-        return self.row_names[row] if self.row_names is not None else f"row {row + 1}"
-
-    def raise_if_any(self) -> None:
-        """Raise `RatingsError` if anything was added, unless faults are collected."""
-        if self.total and self.collected is None:
-            count = f"{self.total} problem{'s' if self.total > 1 else ''}"
-            more = f", the first {len(self.shown)} are" if self.total > len(self.shown) else ""
-            raise RatingsError(f"{self.source}: {count}{more}:\n  " + "\n  ".join(self.shown))
 
 
 def check_score_values(score_values: Sequence[float]) -> tuple[float, ...]:
@@ -377,8 +254,15 @@ def _check_votes(
     n_bins = len(score_values)
     votes, has_votes = np.zeros((n_rows, n_bins)), np.zeros(n_rows, dtype=bool)
     whole = column if isinstance(column, str) else f"{column[0]}..{column[-1]}"
-    for row, cell in enumerate([] if cells is None else cells):
-        if cell is None:
+    if cells is None:
+        return votes, has_votes
+    unclear = range(n_rows)
+    if (table := _as_table(cells, n_bins)) is not None:  # one look at all; a loop over 255,000 rows takes seconds
+        has_votes = (np.isfinite(table) & (table >= 0)).all(axis=1) & table.any(axis=1)
+        votes[has_votes] = table[has_votes]
+        unclear = np.flatnonzero(~has_votes).tolist()
+    for row in unclear:
+        if (cell := cells[row]) is None:
             continue
         try:
             histogram = np.asarray(cell, dtype=np.float64)
@@ -409,3 +293,12 @@ def _check_votes(
             advice = f"it sums to {sums[row]:.4g}; allowed: whole vote counts in all rows, or shares that sum to 1."
             problems.add(row, whole, votes[row].tolist(), advice)
     return votes, has_votes
+
+
+def _as_table(cells: Sequence, n_bins: int) -> np.ndarray | None:
+    """The cells as float64 (rows, bins), or none where they are not all lists of as many numbers."""
+    try:
+        table = np.asarray(cells, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return table if table.shape == (len(cells), n_bins) else None

@@ -27,6 +27,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
+import pyarrow as pa
+from datasets.table import InMemoryTable
 
 from .ratings_checks import (
     Problems,
@@ -153,25 +155,52 @@ def _without(table: dict[str, Sequence], problems: Problems, absent: Sequence[in
     return {column: [values[row] for row in kept] for column, values in table.items()}, note
 
 
-def _build(table: dict[str, Sequence], info: Mapping[str, Any]) -> datasets.Dataset:
-    features = {
-        "image": datasets.Image(decode=False),
-        "distribution": datasets.Sequence(datasets.Value("float32")),
-        "mean": datasets.Value("float64"),
-        "std": datasets.Value("float64"),
-        "n_votes": datasets.Value("int64"),
-        "split": datasets.Value("string"),
-        "key": datasets.Value("string"),
-    }
-    extra = {column: list(values) for column, values in table.items() if column not in features}
-    if extra:
-        features |= datasets.Dataset.from_dict(extra).features
-    features |= {column: datasets.Value("float64") for column in info["attributes"]}
-    return datasets.Dataset.from_dict(
-        table | extra,
-        features=datasets.Features(features),
-        info=datasets.DatasetInfo(description=json.dumps(info), features=datasets.Features(features)),
+_FEATURES = {
+    "image": datasets.Image(decode=False),
+    "distribution": datasets.Sequence(datasets.Value("float32")),
+    "mean": datasets.Value("float64"),
+    "std": datasets.Value("float64"),
+    "n_votes": datasets.Value("int64"),
+    "split": datasets.Value("string"),
+    "key": datasets.Value("string"),
+}
+_ROWS_WITH_BYTES = 1000  # in one Arrow array, which holds 2 GB at most
+
+
+def _build(columns: Mapping[str, Sequence], info: Mapping[str, Any]) -> datasets.Dataset:
+    """The dataset of checked columns; straight to Arrow, as `from_dict` asks the disk for each image."""
+    known = _FEATURES | {column: datasets.Value("float64") for column in info["attributes"]}
+    arrays: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for column, values in columns.items():
+        if column == "image":
+            arrays[column] = _image_array(values)
+        elif column in known:
+            arrays[column] = pa.array(values, datasets.Features({column: known[column]}).arrow_schema.field(0).type)
+        else:
+            arrays[column] = _extra_array(column, values)
+    extra = datasets.Features.from_arrow_schema(pa.schema([(name, array.type) for name, array in arrays.items()]))
+    features = datasets.Features(dict(extra) | known)
+    return datasets.Dataset(
+        InMemoryTable(pa.table(arrays)),
+        info=datasets.DatasetInfo(description=json.dumps(info), features=features),
     )
+
+
+def _image_array(cells: Sequence[Mapping[str, Any]]) -> pa.ChunkedArray:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    step = _ROWS_WITH_BYTES if any(cell["bytes"] is not None for cell in cells) else len(cells)
+    return pa.chunked_array([pa.array(cells[first : first + step], kind) for first in range(0, len(cells), step)])
+
+
+def _extra_array(column: str, values: Sequence) -> pa.Array | pa.ChunkedArray:
+    array = None
+    try:
+        array = pa.array(list(values))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        pass
+    if array is None or pa.types.is_nested(array.type):
+        array = datasets.Dataset.from_dict({column: list(values)}).data.column(column)
+    return array
 
 
 def has_score_values(ds: datasets.Dataset) -> bool:

@@ -118,7 +118,9 @@ def compare(
         ValueError: other images.
     """
     if not np.array_equal(a.means, b.means):
-        raise ValueError(f"`a` has {len(a)} images and `b` {len(b)}, or other ratings; score the same images with both.")
+        raise ValueError(
+            f"`a` has {len(a)} images and `b` {len(b)}, or other ratings; score the same images with both."
+        )
     names = [name for name in a.metrics if name in b.metrics]
     values = {name: np.empty(n_resamples) for name in names}
     for number, rows in enumerate(resamples(len(a), n_resamples, CONFIDENCE, seed)):

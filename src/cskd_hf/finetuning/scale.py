@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import datasets
 
 from ..data.ratings import score_values_of
-from ..data.ratings_checks import RatingsError, UnknownScaleError
+from ..data.ratings_faults import RatingsError, UnknownScaleError
 from ..data.ratings_locations import open_ratings
 from .settings import FinetuneSettings
 
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 COMMON_SCALES = ((1, 5), (1, 7), (1, 10), (0, 10), (0, 5), (0, 1), (0, 100), (1, 100), (-1, 1))
 _MOST_STEPS = 20
-_BEYOND = 1e12  # a scale that holds any mean, to read them before the scale is known
 
 
 def bins_of_scale(low: float, high: float) -> list[float]:
@@ -46,25 +45,22 @@ def read_ratings(settings: FinetuneSettings) -> tuple[datasets.Dataset, str]:
         ratings = open_ratings(settings.ratings, score_values=given, **place)
         return ratings, "given" if given else f"as the file names it, {_ends(score_values_of(ratings))}"
     except UnknownScaleError as unknown:
-        if unknown.has_votes:
+        if unknown.ends is None:
             raise
-        means = open_ratings(settings.ratings, score_values=[-_BEYOND, _BEYOND], **place)["mean"][:]
-        low, high = assumed_scale(means, settings.ratings)
+        low, high = assumed_scale(*unknown.ends, settings.ratings)
     note = f"assumed to be {low:g} to {high:g}, since the lowest and the highest rating are these"
     logger.warning("the scale of '%s' is %s; give --scale LOW HIGH if it is another", settings.ratings, note)
     return open_ratings(settings.ratings, score_values=bins_of_scale(low, high), **place), note
 
 
-def assumed_scale(means: Sequence[float], source: str) -> tuple[float, float]:
+def assumed_scale(low: float, high: float, source: str) -> tuple[float, float]:
     """The one common scale whose two ends both occur among the ratings.
 
     Raises:
         RatingsError: there is none; the message proposes the smallest common scale that holds the ratings.
     """
-    low, high = min(means), max(means)
-    reached = [scale for scale in COMMON_SCALES if scale == (low, high)]
-    if reached:
-        return reached[0]
+    if (low, high) in COMMON_SCALES:
+        return low, high
     holding = [scale for scale in COMMON_SCALES if scale[0] <= low and high <= scale[1]]
     proposal = min(holding, key=lambda scale: scale[1] - scale[0], default=(math.floor(low), math.ceil(high)))
     raise RatingsError(
