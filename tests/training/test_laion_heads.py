@@ -152,7 +152,7 @@ def test_student_of_a_laion_head(tmp_path, encoder, clip, ratings, photographs):
     more = ["--images", photographs, "--feature-weight", "0.1", "--pseudo-labels", str(tmp_path / "store")]
     assert student(tmp_path, encoder, ratings, *laion, *more) == 0
     config = json.loads((tmp_path / "student" / "config.json").read_text())
-    assert config["provenance"]["teacher"] == "laion:head.pth"
+    assert config["provenance"]["teacher"] == ["laion:head.pth"]
     assert config["provenance"]["teacher_clip"] == "tiny-clip"
     assert "LAION head" in json.loads((tmp_path / "store" / "unrated" / "manifest.json").read_text())["encoder"]
 

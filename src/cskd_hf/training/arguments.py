@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .distillation_settings import LAION, DistillationSettings, check_distillation
 from .settings import LoopSettings, SettingsError, at_least, setting
 
 _LOCATIONS = (
@@ -228,13 +229,9 @@ class TeacherSettings(RatedSettings):
 
 
 @dataclass
-class StudentSettings(GuardSettings, RatedSettings):
+class StudentSettings(GuardSettings, DistillationSettings, RatedSettings):
     """Phase 2, student: rated images, and the teacher's soft ratings of rated and unrated images."""
 
-    teacher: str = setting(
-        "",
-        "teacher checkpoint: Hub name or folder, or laion:HEAD.pth with --teacher-clip; empty trains on the rated images alone",
-    )
     teacher_clip: str = setting("", "CLIP that a LAION head is for, e.g. openai/clip-vit-large-patch14")
     laion_spread: float = setting(
         1.4, "standard deviation of the ratings that a LAION score is taken for, in its points; 1.4 is AVA's mean"
@@ -253,9 +250,6 @@ class StudentSettings(GuardSettings, RatedSettings):
     unrated_per_rated: float = setting(3.0, "unrated images in a batch for each rated one")
     rated_weight: float = setting(1.0, "weight of the loss to the ratings")
     distill_weight: float = setting(3.0, "weight of the loss to the teacher's distribution")
-    feature_weight: float = setting(
-        0.0, "weight of the loss to the teacher's pooled feature, through a linear layer of its own"
-    )
     pseudo_labels: str = setting("", "folder for the teacher's stored outputs; empty runs the teacher in every step")
     n_views: int = setting(2, "different views of an image where the teacher's outputs are stored")
     max_steps: int = setting(200, "optimiser steps")
@@ -264,33 +258,31 @@ class StudentSettings(GuardSettings, RatedSettings):
 
     def check(self) -> None:
         super().check()
-        for name in ("unrated_per_rated", "rated_weight", "distill_weight", "feature_weight"):
+        for name in ("unrated_per_rated", "rated_weight", "distill_weight"):
             at_least(self, name, 0)
         _check_streams(self, "pseudo_labels")
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
         at_least(self, "n_views", 1)
-        if self.teacher.startswith("laion:") != bool(self.teacher_clip):
+        check_distillation(self)
+        if any(name.startswith(LAION) for name in self.teacher) != bool(self.teacher_clip):
             raise SettingsError(
-                f"teacher={self.teacher!r} and teacher_clip={self.teacher_clip!r}: a LAION head (laion:HEAD.pth) and its "
+                f"teacher={self.teacher} and teacher_clip={self.teacher_clip!r}: a LAION head (laion:HEAD.pth) and its "
                 "CLIP go together; give both, or another --teacher alone."
             )
         if not self.laion_spread > 0:
             raise SettingsError(f"laion_spread={self.laion_spread} must be above 0.")
         if self.laion_scale and (len(self.laion_scale) != 2 or not self.laion_scale[0] < self.laion_scale[1]):
             raise SettingsError(f"laion_scale={self.laion_scale} must be two rising scores, e.g. 1 10.")
-        if self.pseudo_labels and not self.teacher:
-            raise SettingsError(
-                "pseudo_labels are a teacher's, but there is no teacher; give --teacher, or leave them out."
-            )
-        if self.images and not self.teacher:
+        if self.images and not (self.has_teacher or self.align_weight):
             raise SettingsError("images are given but no teacher to rate them; give --teacher, or leave --images out.")
         if self.image_weights and len(self.image_weights) != len(self.images):
             raise SettingsError(
                 f"{len(self.images)} --images need as many --image-weights; given: {self.image_weights}."
             )
-        if self.teacher and self.rated_weight == self.distill_weight == self.feature_weight == 0:
-            raise SettingsError("rated_weight, distill_weight and feature_weight are all 0: nothing would be trained.")
+        weights = ("rated_weight", "distill_weight", "feature_weight", "ranking_weight", "align_weight")
+        if self.has_teacher and not any(getattr(self, name) for name in weights):
+            raise SettingsError(f"{', '.join(weights)} are all 0: nothing would be trained.")
         if self.rated_batch_size < 1:
             raise SettingsError(
                 f"batch_size={self.batch_size} with unrated_per_rated={self.unrated_per_rated} leaves no rated image."

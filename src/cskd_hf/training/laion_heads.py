@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .distillation_settings import LAION
 from .reference import ReferenceEncoder, load_reference, weights_fingerprint
 from .settings import SettingsError
 
-LAION_PREFIX = "laion:"
 LAION_SCALE = (1.0, 10.0)  # of the ratings that the heads were fitted to: SAC, AVA and logos
 
 
@@ -117,7 +117,7 @@ def soft_ratings(scores: torch.Tensor, score_values: Sequence[float], spread: fl
 
 
 class LaionTeacher(nn.Module):
-    """A CLIP with a LAION head, in the place of a trained teacher: see [`FrozenTeacher`].
+    """A CLIP with a LAION head, in the place of a trained teacher: see `teachers.FrozenTeacher`.
 
     The head gives a score and no histogram, so a histogram is declared: `soft_ratings` with this score as its mean and
     `spread`. What the student learns of it beyond the mean is this assumption, not LAION's.
@@ -152,6 +152,7 @@ class LaionTeacher(nn.Module):
         self.clip, self.head = clip, head
         self.preprocessing = clip.preprocessing
         self.score_values, self.bins, self.feature_size = list(score_values), len(score_values), clip.dim
+        self.extras, self.side = 0, max(clip.preprocessing.size)
         self.spread, self.scale = spread, tuple(scale)
 
     def train(self, mode: bool = True) -> LaionTeacher:
@@ -196,7 +197,7 @@ def load_laion_teacher(
             "for the ends of the ratings' scale, e.g. --laion-scale 1 10."
         )
     try:
-        head, reference = LaionHead.from_file(teacher.removeprefix(LAION_PREFIX)), load_reference(clip)
+        head, reference = LaionHead.from_file(teacher.removeprefix(LAION)), load_reference(clip)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     return LaionTeacher(reference, head, score_values, spread=spread, scale=scale or LAION_SCALE)

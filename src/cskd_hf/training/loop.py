@@ -70,6 +70,8 @@ class TrainingLoop:
         if settings.sync_batchnorm:
             task.use_sync_batchnorm(accelerator.device)
         self.weights = ResultWeights(task, accelerator, settings.ema_decay)
+        if remembered := task.remembered():
+            accelerator.register_for_checkpointing(*remembered)
         if settings.compile:
             task.use_compile()
         groups = task.parameter_groups(settings.learning_rate, settings.weight_decay, head_learning_rate)
@@ -127,6 +129,7 @@ class TrainingLoop:
 
     def _step(self, batches: Any) -> None:
         self.wrapped.train()
+        self.task.start_step(self.progress.step, self.settings.max_steps)
         factor = learning_rate_factor(self.progress.step, self.settings)
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor
@@ -146,6 +149,7 @@ class TrainingLoop:
             for name, value in parts.items():
                 self._parts[name].append(value.detach())
         self.weights.update()
+        self.task.end_step()
         self.progress.step += 1
 
     def _received(self, batch: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

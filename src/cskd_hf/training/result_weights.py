@@ -29,6 +29,15 @@ def ema_decay_at(updates: int, decay: float) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
+def moving_average(model: nn.Module, device: torch.device, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights and running statistics, in evaluation mode; see `ema_decay_at`.
+
+    `update_parameters(model)` takes in the weights as they are.
+    """
+    averaged = AveragedModel(model, device, multi_avg_fn=_average(decay), use_buffers=True)
+    return averaged.requires_grad_(False).eval()
+
+
 def _average(decay: float):
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
@@ -72,10 +81,7 @@ class ResultWeights:
                     f"ema_decay={ema_decay} is not supported under {engine.value}, which shards what would be averaged; "
                     "train without --ema-decay, or with plain multi-process training."
                 )
-            self.averaged = AveragedModel(
-                task.model, accelerator.device, multi_avg_fn=_average(ema_decay), use_buffers=True
-            )
-            self.averaged.requires_grad_(False).eval()
+            self.averaged = moving_average(task.model, accelerator.device, ema_decay)
             accelerator.register_for_checkpointing(self.averaged)
         elif engine == DistributedType.FSDP:
             self._whole = copy.deepcopy(task.model).cpu().requires_grad_(False).eval()

@@ -36,6 +36,7 @@ class TrainingTask(nn.Module):
         self.preprocessing = preprocessing
         self.freeze_norm = freeze_norm
         self.memory_format = torch.contiguous_format
+        self.step, self.progress = 0, 0.0
         # FSDP2 with TRANSFORMER_BASED_WRAP shards the encoder layer by layer; Accelerate asks the outermost module.
         present = {type(module).__name__ for module in model.modules()}
         self._no_split_modules = sorted(present & set(model.backbone._no_split_modules or ()))
@@ -92,6 +93,17 @@ class TrainingTask(nn.Module):
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """`loss`, a scalar with a gradient, and its named parts, of one batch of `data.loading.collate`."""
         raise NotImplementedError
+
+    def start_step(self, step: int, max_steps: int) -> None:
+        """Be told of the optimiser step that begins, 0 for the first: what changes over a run depends on it alone."""
+        self.step, self.progress = step, step / max_steps
+
+    def end_step(self) -> None:
+        """Be told that an optimiser step is done."""
+
+    def remembered(self) -> tuple[Any, ...]:
+        """What a resumed run needs beside weights and optimiser, each with `state_dict` and `load_state_dict`."""
+        return ()
 
     def evaluate(self) -> dict[str, float]:
         """Named figures of the model as it is now; empty where there is nothing to evaluate on."""
