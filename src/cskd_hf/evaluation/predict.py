@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 from transformers import AutoImageProcessor
 
@@ -181,3 +183,12 @@ def rated_metrics(
         images.distributions[rows] if images.distributions is not None else None,
         threshold=(images.score_values[0] + images.score_values[-1]) / 2,
     )
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Hash of all weights and buffers of a module."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

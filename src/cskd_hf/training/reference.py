@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..data.views import Preprocessing
+from ..evaluation.predict import weights_fingerprint
 from ..models.encoders_cskd import pool_features, run_encoder, spatial_features
 from .arguments import AlignSettings
 from .own_encoders import import_function, names_function
@@ -192,12 +192,3 @@ def load_references(locations: list[str]) -> list[ReferenceEncoder]:
             reference.name, number = f"{name}-{number}", number + 1
         references[reference.name] = reference
     return list(references.values())
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """Hash of all weights and buffers of a module."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
