@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from safetensors.torch import load_file
 from cskd_hf.cli import main
 from cskd_hf.training.arguments import StudentSettings
 from cskd_hf.training.loop import TrainingLoop
-from cskd_hf.training.settings import SettingsError
 from cskd_hf.training.student import distil
 
 FAST = {"cpu": True, "quiet": True, "batch_size": 8, "image_size": 32, "unrated_per_rated": 1.0}

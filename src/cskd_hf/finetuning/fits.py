@@ -139,7 +139,7 @@ class Fitter:
         distil(
             StudentSettings(
                 encoder=settings.student or settings.model,
-                teacher=str(teacher),
+                teacher=[str(teacher)],
                 ratings=str(self._write(run, {TRAIN: rows, HELD_OUT: held_out})),
                 score_values=self.encoded.score_values,
                 images=list(settings.unlabeled),

@@ -13,7 +13,6 @@ from ..evaluation.evaluate import ScoredImages, evaluate_scores, write_evaluatio
 from ..evaluation.plotting import BLUE, INK, open_figure, to_svg, write_page
 from ..files import public_name, replaced_file, write_json
 from .estimate import BASE, FINETUNED, MEAN, NAMES, PROBE, SEMI, verdict
-from .settings import MIN_RATINGS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -105,7 +104,9 @@ def findings(result: Finetuned) -> list[str]:
         if figure is None:
             continue
         sign = -1 if metric == "mae" else 1
-        ahead, behind = (figure["low"] > 0, figure["high"] < 0) if sign > 0 else (figure["high"] < 0, figure["low"] > 0)
+        ahead, behind = (
+            (figure["low"] > 0, figure["high"] < 0) if sign > 0 else (figure["high"] < 0, figure["low"] > 0)
+        )
         word = "better than" if ahead else "worse than" if behind else "not measurably different from"
         what = names.get(other, "predicting the mean of the ratings")
         notes.append(
@@ -151,7 +152,9 @@ def caveats(result: Finetuned) -> list[str]:
     if copies := len(result.groups) - pictures:
         notes.append(f"{copies} of the rated images are copies of others; copies were always held out together.")
     if len(plan.left_out):
-        notes.append(f"{len(plan.left_out)} images are copies of images of the test split and were left out of training.")
+        notes.append(
+            f"{len(plan.left_out)} images are copies of images of the test split and were left out of training."
+        )
     if result.encoded.unreadable:
         notes.append(f"{len(result.encoded.unreadable)} rated images could not be read and were left out.")
     if BASE in result.estimate.figures:

@@ -89,9 +89,7 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
         shipped, reason = _choose(settings, estimate)
         final = _fit_final(fitter, plan, shipped, output / "model")
     seconds = time.perf_counter() - started
-    result = Finetuned(
-        settings, scale, mode, encoded, groups, plan, held, estimate, shipped, reason, final, seconds
-    )
+    result = Finetuned(settings, scale, mode, encoded, groups, plan, held, estimate, shipped, reason, final, seconds)
     write_report_files(output, result)
     return result
 
