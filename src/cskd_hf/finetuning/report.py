@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RESULTS, SCORES, REPORT, DETAILS = "results.json", "scores.csv", "report.html", "held_out"
 _TABLE = ("srcc", "plcc", "mae", "rmse")
+_COLUMNS = {MEAN: "training_mean"}  # `mean` is the rating
 _FEW = 50  # below so many held-out images the intervals themselves are rough
 
 
@@ -230,7 +231,7 @@ def _write_scores(path: Path, result: Finetuned) -> None:
     means = result.encoded.means.numpy()
     with replaced_file(path) as partial, open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # fmt: skip
         table = csv.writer(file)
-        table.writerow(["key", "fold", "mean", *names])
+        table.writerow(["key", "fold", "mean", *[_COLUMNS.get(name, name) for name in names]])
         for at, row in enumerate(held.rows):
             scores = [f"{held.scores[name][at]:.6g}" for name in names]
             table.writerow([keys[row], int(held.folds[at]), f"{means[row]:.6g}", *scores])

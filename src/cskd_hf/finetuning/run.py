@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.ratings import RatingsError
 from ..training.checkpoint import replaced_folder
 from ..training.settings import SettingsError
 from .encoded import Encoded, check_ratings, encode_ratings
@@ -21,7 +22,7 @@ from .fits import Fitter, mode_for
 from .folds import Plan, make_plan, picture_groups
 from .report import RESULTS, summary, write_report_files
 from .scale import read_ratings
-from .settings import PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
+from .settings import MIN_RATINGS, PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
     mode = mode_for(settings, len(encoded.ratings))
     folds = settings.folds or (PROBE_FOLDS if mode == "probe" and not settings.unlabeled else TUNED_FOLDS)
     plan = make_plan(encoded.ratings, groups, folds=folds, holdout=settings.holdout, seed=settings.seed)
+    _check_plan(plan, encoded, settings)
     logger.info(
         "%d ratings: %s, estimate by %s", len(encoded.ratings), mode, f"{len(plan.folds)}-fold {plan.kind}" if len(plan.folds) > 1 else plan.kind
     )  # fmt: skip
@@ -92,6 +94,18 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
     result = Finetuned(settings, scale, mode, encoded, groups, plan, held, estimate, shipped, reason, final, seconds)
     write_report_files(output, result)
     return result
+
+
+def _check_plan(plan: Plan, encoded: Encoded, settings: FinetuneSettings) -> None:
+    """Refuse a test split that measures nothing, or that leaves nothing to train on."""
+    if plan.kind != "test split":
+        return
+    check_ratings(encoded.means.numpy()[plan.final], len(plan.final), f"{settings.ratings}, without its test split")
+    if len(plan.held_out) < MIN_RATINGS:
+        raise RatingsError(
+            f"{settings.ratings}: the test split has {len(plan.held_out)} images; at least {MIN_RATINGS} are needed to "
+            "measure on. Move more images there, or leave the column `split` out to measure by cross-validation."
+        )
 
 
 def finetune_command(settings: FinetuneSettings) -> int:
