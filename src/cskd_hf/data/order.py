@@ -45,7 +45,7 @@ class ImageOrder:
         self._arguments = (list(sizes), list(weights) if weights else None, seed)
         self._sizes = list(sizes) if weights or streams == [True] else [sum(sizes)]
         self._offsets = np.concatenate([[0], np.cumsum([size or 0 for size in self._sizes])])
-        self._counts = _block_counts(weights) if weights else np.array([_BLOCK])
+        self._counts = largest_remainder(weights, _BLOCK) if weights else np.array([_BLOCK])
         self._pattern = lru_cache(maxsize=4)(self._pattern)
         self._permutation = lru_cache(maxsize=2 * len(self._sizes))(self._permutation)
 
@@ -100,11 +100,12 @@ class ImageOrder:
         return np.random.default_rng((self.seed, 2, source, epoch)).permutation(self._sizes[source])
 
 
-def _block_counts(weights: Sequence[float]) -> np.ndarray:
-    """Positions of each source in a block, by largest remainder, at least one each."""
-    exact = np.asarray(weights, dtype=float) / sum(weights) * _BLOCK
+def largest_remainder(weights: Sequence[float], total: int) -> np.ndarray:
+    """Divide `total` whole things by weights, by largest remainder; each weight gets one at least."""
+    exact = np.asarray(weights, dtype=float) / sum(weights) * total
     counts = np.maximum(np.floor(exact).astype(int), 1)
-    for source in np.argsort(np.floor(exact) - exact)[: max(_BLOCK - counts.sum(), 0)]:
+    for source in np.argsort(np.floor(exact) - exact)[: max(total - counts.sum(), 0)]:
         counts[source] += 1
-    counts[counts.argmax()] += _BLOCK - counts.sum()
+    while counts.sum() > total:  # where small weights were lifted to one
+        counts[counts.argmax()] -= 1
     return counts

@@ -356,7 +356,12 @@ class CSKDForImageAesthetics(CSKDPreTrainedModel):
 
 
 def rating_loss(distribution: torch.Tensor, labels: torch.Tensor, score_values: torch.Tensor) -> torch.Tensor:
-    """Mean loss of predicted histograms against histograms (squared EMD) or mean ratings (squared error).
+    """The mean of [`rating_losses`]."""
+    return rating_losses(distribution, labels, score_values).mean()
+
+
+def rating_losses(distribution: torch.Tensor, labels: torch.Tensor, score_values: torch.Tensor) -> torch.Tensor:
+    """Losses of predicted histograms against histograms (squared EMD) or mean ratings (squared error).
 
     The squared error is taken in units of the whole scale, so that both losses have like size.
 
@@ -364,12 +369,15 @@ def rating_loss(distribution: torch.Tensor, labels: torch.Tensor, score_values: 
         distribution: `(batch_size, bins)`.
         labels: `(batch_size, bins)` histograms, or `(batch_size,)` mean ratings on the scale of `score_values`.
         score_values: `(bins,)`.
+
+    Returns:
+        `(batch_size,)`.
     """
     if labels.shape == distribution.shape:
-        return squared_emd(distribution, labels).mean()
+        return squared_emd(distribution, labels)
     if labels.shape == distribution.shape[:1]:
         span = score_values[-1] - score_values[0]
-        return (((distribution * score_values).sum(-1) - labels.float()) / span).square().mean()
+        return (((distribution * score_values).sum(-1) - labels.float()) / span).square()
     raise ValueError(
         f"labels of shape {tuple(labels.shape)} fit neither histograms {tuple(distribution.shape)} nor mean ratings "
         f"{tuple(distribution.shape[:1])}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,30 +192,122 @@ class FeatureSettings(AlignSettings):
 class RatedSettings(EncoderSettings):
     """What teacher and student share: rated images and a head."""
 
-    ratings: str = setting("", "rated images: CSV, TSV, JSONL, Parquet, or a saved dataset")
-    image_dir: str = setting("", "folder that the ratings' image paths start from; empty: the ratings' own folder")
-    train_split: str = setting("train", "split to train on")
-    validation_split: str = setting("validation", "split that chooses the best weights; empty for none")
-    score_values: list[float] = setting([], "value of each score bin; needed for ratings without histograms")
-    labels: int = setting(0, "number of rated images to use, drawn by --seed; 0 uses all")
+    ratings: list[str] = setting(
+        [],
+        "rated images: a CSV, TSV, JSONL, Parquet file or saved dataset, NAME:DIR for a data set of the field (ava:DIR), or "
+        "hub:NAME; of several, the first is what the model learns to score, and the others train the encoder on scales of "
+        "their own",
+    )
+    ratings_weights: list[float] = setting(
+        [], "share of each of --ratings in a batch and in the loss; none draws every rated image equally often"
+    )
+    image_dir: list[str] = setting(
+        [],
+        "folder that the ratings' image paths start from, one for all files or one for each of --ratings; empty: the "
+        "ratings' own folder",
+    )
+    train_split: str = setting("train", "split to train on, of every set")
+    validation_split: str = setting(
+        "validation", "split of the first set that chooses the best weights; empty for none"
+    )
+    score_values: list[float] = setting(
+        [], "value of each score bin, for ratings that do not say it: those without histograms"
+    )
+    soft_bins: list[float] = setting(
+        [],
+        "standard deviation, on the scale of the ratings, of the normal distributions that stand in for missing histograms, "
+        "one for all or one for each of --ratings; without it, mean ratings train by squared error",
+    )
+    attributes: list[str] = setting(
+        [], "columns of mean ratings of attributes in files that do not say so, each as NAME=LOWEST:HIGHEST"
+    )
+    attribute_weight: float = setting(
+        0.5, "weight of the loss to attributes, where a set has them; 0 leaves them out of the model"
+    )
+    labels: int = setting(0, "number of rated images of the first set to use, drawn by --seed; 0 uses all")
     head_init: str = setting(
-        "probe", "start of the head: ridge probe on frozen features, or random", choices=("probe", "random")
+        "probe", "start of the heads: ridge probe on frozen features, or random", choices=("probe", "random")
     )
     probe_l2: float = setting(300.0, "penalty of the ridge probe, on standardised features")
-    head_learning_rate: float = setting(1e-2, "peak learning rate of the head")
+    head_learning_rate: float = setting(1e-2, "peak learning rate of the heads")
+    layer_decay: float = setting(
+        1.0,
+        "factor of the learning rate from each layer of the encoder to the one before it, e.g. 0.75 for a ViT; 1 trains all "
+        "at one rate",
+    )
+    freeze: str = setting(
+        "",
+        "first part of the encoder that is not trained: a number of layers, a share of them such as 0.5, or 'encoder' for "
+        "all of it",
+    )
     freeze_norm: bool = setting(False, "keep the running statistics of batch norms as they are")
     rated_crop_scale: list[float] = setting(
         [1.0, 1.0], "smallest and largest share of a rated image's area in a training view; a cut changes composition"
     )
 
+    def __post_init__(self) -> None:
+        # One location needs no list, and [""] is what an empty option gives.
+        for name in ("ratings", "image_dir"):
+            given = getattr(self, name)
+            given = [given] if isinstance(given, (str, os.PathLike)) else given
+            setattr(self, name, [os.fspath(place) for place in given] if any(given) else [])
+        if isinstance(self.soft_bins, (int, float)):
+            self.soft_bins = [float(self.soft_bins)] if self.soft_bins else []
+        self.freeze = str(self.freeze)
+
     def check(self) -> None:
         super().check()
-        if not self.ratings:
-            raise SettingsError("ratings is not set; give --ratings FILE.")
+        if not all(self.ratings) or not self.ratings:
+            raise SettingsError("ratings is not set; give --ratings FILE [FILE ...].")
+        if repeated := sorted({place for place in self.ratings if self.ratings.count(place) > 1}):
+            raise SettingsError(f"ratings names {', '.join(repeated)} more than once; give each set once.")
+        _check_weights(self, "ratings")
+        for name in ("image_dir", "soft_bins"):
+            if len(getattr(self, name)) not in (0, 1, len(self.ratings)):
+                raise SettingsError(
+                    f"{name}={getattr(self, name)} must be one value, or one for each of the {len(self.ratings)} --ratings."
+                )
+        if not all(0 <= width < float("inf") for width in self.soft_bins):
+            raise SettingsError(f"soft_bins={self.soft_bins} must be widths above 0, or 0 for a set that has none.")
+        parse_attributes(self.attributes)
+        at_least(self, "attribute_weight", 0)
         at_least(self, "labels", 0)
         _check_crop_scale(self, "rated_crop_scale")
         if self.probe_l2 <= 0 or self.head_learning_rate <= 0:
             raise SettingsError("probe_l2 and head_learning_rate must be above 0.")
+        if not 0 < self.layer_decay <= 1:
+            raise SettingsError(f"layer_decay={self.layer_decay} must be above 0, at most 1.")
+        if self.freeze not in ("", "encoder") and not _layers(self.freeze):
+            raise SettingsError(
+                f"freeze={self.freeze!r} must be a number of layers from 1, a share above 0 and below 1, or 'encoder'."
+            )
+
+
+def _layers(text: str) -> bool:
+    """Whether text is a whole number from 1, or a share between 0 and 1."""
+    try:
+        return int(text) >= 1 if text.isdigit() else 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
+def parse_attributes(given: list[str]) -> dict[str, tuple[float, float]]:
+    """`["color=1:5"]` -> `{"color": (1.0, 5.0)}`.
+
+    Raises:
+        SettingsError: one of them is something else.
+    """
+    attributes = {}
+    for text in given:
+        name, _, scale = text.rpartition("=")
+        low, _, high = scale.partition(":")
+        try:
+            attributes[name] = (float(low), float(high))
+        except ValueError:
+            name = ""
+        if not name or not attributes[name][0] < attributes[name][1]:
+            raise SettingsError(f"attributes holds {text!r}; write NAME=LOWEST:HIGHEST, e.g. color=1:5.")
+    return attributes
 
 
 @dataclass

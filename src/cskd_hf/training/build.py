@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import datasets
 import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
-from ..data.ratings import load_ratings
+from ..data.ratings import RatingsError, score_values_of
+from ..data.ratings_locations import HUB, open_ratings, split_location
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel
 from ..models.module_cskd import register_encoder
-from .arguments import EncoderSettings, RatedSettings
+from .arguments import EncoderSettings, RatedSettings, parse_attributes
 from .own_encoders import import_function, names_function
 from .settings import SettingsError
 
@@ -101,11 +103,45 @@ def _try_size(model: CSKDPreTrainedModel, size: tuple[int, int]) -> None:
         model.train(training)
 
 
-def load_rated(settings: RatedSettings) -> Any:
-    """The ratings of the settings, as a `datasets.Dataset` in the ratings schema."""
-    return load_ratings(
-        settings.ratings, image_dir=settings.image_dir or None, score_values=settings.score_values or None
-    )
+def load_rated(settings: RatedSettings) -> list[datasets.Dataset]:
+    """The sets of the settings, each in the ratings schema.
+
+    `score_values` are for sets that do not say their own: one set alone is held to them, several are asked first.
+
+    Raises:
+        RatingsError: a set cannot be used.
+        SettingsError: every one of several sets has score values of its own.
+    """
+    given = settings.score_values or None
+    sets, needed = [], False
+    for number, location in enumerate(settings.ratings):
+        options = _reading_options(settings, number)
+        if len(settings.ratings) == 1:
+            return [open_ratings(location, score_values=given, **options)]
+        try:
+            sets.append(open_ratings(location, **options))
+        except RatingsError:
+            if not given:
+                raise
+            sets.append(open_ratings(location, score_values=given, **options))
+            needed = True
+    if given and not needed:
+        own = "; ".join(f"'{name}': {list(score_values_of(ds))}" for name, ds in zip(settings.ratings, sets))
+        raise SettingsError(f"score_values={given}, but every set has its own: {own}. Leave --score-values out.")
+    return sets
+
+
+def _reading_options(settings: RatedSettings, number: int) -> dict[str, Any]:
+    """How one of the sets is read: its folder of images, and its attributes where it is no set whose columns are known."""
+    folders, options = settings.image_dir, {}
+    name, _ = split_location(settings.ratings[number])
+    if len(folders) == len(settings.ratings):
+        options["image_dir"] = folders[number] or None
+    elif folders and not name:
+        options["image_dir"] = folders[0]
+    if settings.attributes and name in ("", HUB):
+        options["attributes"] = parse_attributes(settings.attributes)
+    return options
 
 
 def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[str, Any]:
@@ -140,6 +176,10 @@ def _public(value: Any) -> Any:
     """A local path is reduced to its last part: checkpoints are published, the maker's folders are not."""
     if isinstance(value, list):
         return [_public(entry) for entry in value]
-    if isinstance(value, str) and value.startswith("laion:"):
-        return "laion:" + _public(value.removeprefix("laion:"))
-    return Path(value).resolve().name if isinstance(value, str) and Path(value).exists() else value
+    if not isinstance(value, str) or not value:
+        return value
+    if Path(value).exists():
+        return Path(value).resolve().name
+    kind, colon, rest = value.partition(":")  # laion:HEAD.pth, ava:DIR?options, stream:LOCATION
+    place, mark, options = rest.partition("?")
+    return f"{kind}:{_public(place)}{mark}{options}" if colon and rest else value

@@ -11,15 +11,16 @@ from torch import nn
 
 from ..data.views import Preprocessing
 from ..evaluation.predict import RatedImages
-from ..models.modeling_cskd import CSKDForImageAesthetics, rating_loss, squared_emd
+from ..models.modeling_cskd import CSKDForImageAesthetics, squared_emd
 from .arguments import StudentSettings
 from .losses import CosineLoss, feature_distance, ranking_loss, uncertainty_weights
+from .rated_data import RATED, RatedData
+from .rated_task import RatingTask
 from .reference import ReferenceEncoder
 from .schedules import schedule_factor
 from .settings import SettingsError
 from .strong_views import mixup, strong_views
 from .task import Batch
-from .teacher import RATED, RatingTask
 from .teachers import EmaTeacher, MirroredTeacher, Teacher, split_row, together
 
 UNRATED = "unrated"
@@ -35,7 +36,7 @@ class DistillationTask(RatingTask):
     add to it; see [`DistillationSettings`] for each option and its source.
 
     Args:
-        model, preprocessing, validation, freeze_norm: see [`RatingTask`].
+        model, preprocessing, validation, freeze_norm, rated: see [`RatingTask`].
         teacher: frozen; None where the ratings alone teach, or the student's own average.
         settings: the terms and their weights.
         reference: that the encoder was aligned with, where the settings keep up the alignment.
@@ -52,8 +53,9 @@ class DistillationTask(RatingTask):
         settings: StudentSettings,
         validation: RatedImages | None = None,
         reference: ReferenceEncoder | None = None,
+        rated: RatedData | None = None,
     ) -> None:
-        super().__init__(model, preprocessing, validation, settings.freeze_norm)
+        super().__init__(model, preprocessing, validation, settings.freeze_norm, rated)
         self.settings = settings
         self.ema: tuple[EmaTeacher, ...] = ()
         teachers = [teacher] if teacher is not None else []
@@ -99,7 +101,9 @@ class DistillationTask(RatingTask):
         shown = {name: self._shown(name, stream) for name, stream in batch.items()}  # to the teacher
         seen = torch.cat([self._seen(name, batch[name], crops) for name, crops in shown.items()])  # rated first
         output = self.model(self.pixel_values(seen))
-        rated = {"rated": self._rated(output, batch)}
+        by_name = self.rated_parts(output, batch)
+        rated = {name: by_name.pop(name) for name in ("rated", "attributes") if name in by_name}
+        by_set = {name: value.detach() for name, value in by_name.items() if name != "loss"}
         taught: dict[str, torch.Tensor] = {}
         targets = weights = None
         if self.teachers:
@@ -119,11 +123,11 @@ class DistillationTask(RatingTask):
                     normalise=settings.feature_start == "projector",
                 )
         if settings.ranking_weight:
-            rated |= {"ranking": self._ranking(output.score, batch[RATED]["ratings"], None, 0)}
+            rated |= {"ranking": self._ranking(output.score, batch[RATED]["means"], None, 0)}
             if self.teachers:
-                taught["soft_ranking"] = self._ranking(output.score, targets, weights, len(batch[RATED]["ratings"]))
+                taught["soft_ranking"] = self._ranking(output.score, targets, weights, _rated_images(batch))
         kept = {"align": self._alignment(output.pooler_output, batch, shown)} if self.references else {}
-        return self._summed(rated, taught, kept)
+        return self._summed(rated, taught, kept) | by_set
 
     def _summed(self, rated: dict, taught: dict, kept: dict) -> dict[str, torch.Tensor]:
         """The weighted sum of all parts, and the parts as they are."""
@@ -134,6 +138,7 @@ class DistillationTask(RatingTask):
         }
         weights = {
             "rated": settings.rated_weight * factors["rated"],
+            "attributes": settings.rated_weight * self.attribute_weight * factors["rated"],
             "ranking": settings.ranking_weight * factors["rated"],
             "distill": settings.distill_weight * factors["taught"],
             "feature": settings.feature_weight * factors["taught"],
@@ -161,20 +166,16 @@ class DistillationTask(RatingTask):
     def _values(self, device: torch.device) -> torch.Tensor:
         return torch.tensor(self.model.config.score_values, dtype=torch.float32, device=device)
 
-    def _rated(self, output: Any, batch: Batch) -> torch.Tensor:
-        ratings = batch[RATED]["ratings"]
-        return rating_loss(output.distribution[: len(ratings)], ratings, self._values(ratings.device))
-
     def _ranking(
         self, scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, first: int
     ) -> torch.Tensor:
-        """Of the images from `first` on that have targets: ratings (histograms or means), or the teacher's scores.
+        """Of the images from `first` on that have targets: ratings, of the first set, or the teacher's scores.
 
         Where the teacher is asked and no image is unrated, the rated ones are compared by its scores.
         """
         settings, values = self.settings, self._values(scores.device)
         if weights is None:
-            targets = targets @ values if targets.dim() == 2 else targets.float()
+            targets = targets.float()
             scores = scores[: len(targets)]
         elif first < len(scores):
             scores, targets, weights = scores[first:], targets[first:], weights[first:]
@@ -193,6 +194,11 @@ class DistillationTask(RatingTask):
             [batch[name][REFERENCE] if REFERENCE in batch[name] else reference(crops) for name, crops in shown.items()]
         )
         return CosineLoss()(self.model.projectors[self._aligned](pooled), embeds)
+
+
+def _rated_images(batch: Batch) -> int:
+    """How many images of a batch are rated; they come first."""
+    return sum(len(stream["crops"]) for name, stream in batch.items() if name != UNRATED)
 
 
 def _projector_number(model: CSKDForImageAesthetics, reference: ReferenceEncoder) -> int:

@@ -90,11 +90,11 @@ def start_head_from_probe(
     strictly with s. t is linear in the features, so the head stays linear.
 
     Args:
-        head: linear layer, feature_size -> bins.
+        head: linear layer, feature_size -> bins; outputs after those are left alone.
         features: `(images, feature_size)` of the rated images.
         means: `(images,)` mean ratings.
         score_values: value of each bin.
-        distributions: `(images, bins)` rating histograms; without them q is a normal distribution over the bins with
+        distributions: `(n, bins)` rating histograms, of these images or some of them; without them q is a normal distribution over the bins with
             the mean of the ratings and a spread of a sixth of the scale.
         l2: see `ridge_probe`.
     """
@@ -125,5 +125,30 @@ def set_head(
     q = (q + 1e-4) / (q + 1e-4).sum()  # a bin that nobody used must stay reachable
     centre = (q * values).sum()
     variance = (q * (values - centre).square()).sum()
-    head.weight.copy_(values[:, None] * weight[None, :] / variance)
-    head.bias.copy_(q.log() + values * (bias - centre) / variance)
+    bins = len(score_values)
+    head.weight[:bins] = (values[:, None] * weight[None, :] / variance).to(head.weight)
+    head.bias[:bins] = (q.log() + values * (bias - centre) / variance).to(head.bias)
+
+
+@torch.no_grad()
+def start_attribute_from_probe(
+    head: nn.Linear, output: int, features: torch.Tensor, shares: torch.Tensor, l2: float
+) -> None:
+    """Set one output of an attribute head so that it ranks images exactly as the ridge probe does.
+
+    The attribute is s(x), with the logistic function s. Around the mean share m its inverse is
+    logit(m) + (y - m) / (m (1 - m)) to first order, which is linear in the probe's share y and so in the features.
+
+    Args:
+        head: linear layer, feature_size -> outputs.
+        output: its row.
+        features: `(images, feature_size)`.
+        shares: `(images,)`, the attribute as a share of its scale; NaN where it is not known.
+        l2: see `ridge_probe`.
+    """
+    known = ~shares.isnan()
+    mean = shares[known].double().mean().clamp(0.02, 0.98)
+    slope = 1 / (mean * (1 - mean))
+    weight, bias = ridge_probe(features[known], shares[known], l2)
+    head.weight[output] = (weight * slope).to(head.weight)
+    head.bias[output] = (mean.logit() + (bias - mean) * slope).to(head.bias)

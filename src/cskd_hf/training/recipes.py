@@ -109,6 +109,8 @@ def _typed(name: str, value: Any, expected: Any, path: str | Path) -> Any:
             pass
     elif type(value) is expected:
         return value
+    elif name == "freeze" and type(value) in (int, float):  # a number of layers, or a share of them
+        return str(value)
     elif expected is str and value is None:
         return ""
     raise SettingsError(f"recipe '{path}': {name}={value!r} must be of type {expected.__name__}.")

@@ -24,9 +24,11 @@ from .guarding import guarded
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
+from .rated_data import RatedData
+from .rated_task import RatingTask
 from .reference import ReferenceEncoder, load_reference
 from .rounds import train_in_rounds
-from .teacher import RATED, RatedData, RatingTask, build_rated_model
+from .teacher import build_rated_model, start_attributes, start_rated_task
 from .teachers import Teacher, load_teachers
 
 _PROBED = 2048  # unrated images that the head's start is computed from
@@ -63,7 +65,7 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
     side, frozen_side = max(preprocessing.size), _frozen_side(teacher, reference)
     if not settings.pseudo_labels:
         side = max(side, frozen_side)  # one crop for all
-    streams = {RATED: data.stream(settings.rated_batch_size, side, frozen_side)}
+    streams = data.streams(settings.rated_batch_size, side, frozen_side)
     if settings.images:
         streams[UNRATED], left_out = _unrated_stream(settings, side, frozen_side, data.judged, accelerator)
         model.config.provenance |= left_out
@@ -76,9 +78,10 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
     validation = data.validation_images(preprocessing, accelerator)
     task: RatingTask
     if settings.has_teacher or reference is not None or settings.ranking_weight:
-        task = DistillationTask(model, preprocessing, teacher, settings, validation, reference)
+        task = DistillationTask(model, preprocessing, teacher, settings, validation, reference, data)
     else:
-        task = RatingTask(model, preprocessing, validation, settings.freeze_norm)
+        task = RatingTask(model, preprocessing, validation, settings.freeze_norm, data)
+    start_rated_task(task, data)
     return TrainingLoop(task, streams, settings, accelerator, settings.head_learning_rate).run()
 
 
@@ -103,7 +106,7 @@ def start_head_from_teacher(
     rows, features = pooled_features(
         model, RatedImages(data.train, preprocessing, batch_size=data.settings.batch_size)
     )
-    distributions = data.distributions[rows] if data.distributions is not None else None
+    distributions = data.main.known_histograms(rows)
     sample = sample_images(unrated, _PROBED)
     crops = plain_crops(sample, max(*preprocessing.size, teacher.side))
     model.eval()
@@ -119,6 +122,7 @@ def start_head_from_teacher(
         torch.cat([distributions, soft]) if distributions is not None else soft,
         data.settings.probe_l2,
     )
+    start_attributes(model, data.main, rows, features)
 
 
 def _unrated_stream(

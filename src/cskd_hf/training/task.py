@@ -9,6 +9,7 @@ from torch import nn
 
 from ..data.views import Preprocessing
 from ..models.modeling_cskd import CSKDPreTrainedModel
+from .rates import layer_depths, rate_factors
 from .settings import SettingsError
 
 Batch = dict[str, dict[str, Any]]
@@ -29,6 +30,8 @@ class TrainingTask(nn.Module):
     # The evaluation's value by which the best weights are chosen.
     best_metric = "srcc"
     greater_is_better = True
+    # From each layer of the encoder to the one before it; see `rate_factors`.
+    layer_decay = 1.0
 
     def __init__(self, model: CSKDPreTrainedModel, preprocessing: Preprocessing, freeze_norm: bool = False) -> None:
         super().__init__()
@@ -119,20 +122,33 @@ class TrainingTask(nn.Module):
 
     def train(self, mode: bool = True) -> TrainingTask:
         super().train(mode)
-        if mode and self.freeze_norm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if mode:
+            for module in self.model.backbone.modules():
+                norm = self.freeze_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)
+                if norm or _is_frozen(module):  # no statistics, no dropout where nothing is learned
                     module.eval()
         return self
 
     def parameter_groups(
         self, learning_rate: float, weight_decay: float, head_learning_rate: float | None = None
     ) -> list[dict]:
-        """Optimiser groups: heads and projectors may learn at their own rate; biases and norms do not decay."""
+        """Optimiser groups: heads and projectors may learn at their own rate, and the encoder's layers at falling ones,
+        see `rate_factors`; biases and norms do not decay. Frozen parameters are in none."""
+        prefix, factors = "model.backbone.", {}
+        if self.layer_decay != 1:
+            factors = rate_factors(layer_depths(self.model, self.preprocessing), self.layer_decay)
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            rate = learning_rate if name.startswith("model.backbone.") else head_learning_rate or learning_rate
+            rate = head_learning_rate or learning_rate
+            if name.startswith(prefix):
+                rate = learning_rate * factors.get(name.removeprefix(prefix), 1.0)
             groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
         return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of which is trained."""
+    first = next(module.parameters(), None)
+    return first is not None and not any(parameter.requires_grad for parameter in module.parameters())
