@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_photograph
 from transformers import AutoModelForImageClassification, pipeline
 
+from conftest import draw_photograph
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import RatingsError
 from cskd_hf.evaluation.predict import load_scorer
@@ -59,10 +59,14 @@ def test_the_model_loads_everywhere(tuned):
     image = file.parent / "0.png"
     pixels = preprocessing.to_image_processor()(images=load_image(image), return_tensors="pt")["pixel_values"]
     score = model.eval()(pixels).score.item()
-    assert pipeline("image-aesthetics", model=str(output / "model"))(str(image))["score"] == pytest.approx(score, abs=1e-5)
+    assert pipeline("image-aesthetics", model=str(output / "model"))(str(image))["score"] == pytest.approx(
+        score, abs=1e-5
+    )
     other = AutoModelForImageClassification.from_pretrained(output / "model")
     assert other.config.score_values == [1, 2, 3, 4, 5]
-    assert model.config.provenance["rated_images"] == 40 and str(file.parent) not in json.dumps(model.config.provenance)
+    assert model.config.provenance["rated_images"] == 40 and str(file.parent) not in json.dumps(
+        model.config.provenance
+    )
     assert results["mode"] == "probe" and results["shipped"]["images"] == 40
 
 

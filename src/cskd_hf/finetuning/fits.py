@@ -19,10 +19,12 @@ import torch
 from torch import nn
 
 from ..evaluation.predict import RatedImages, load_scorer, predict
+from ..files import write_json
 from ..training.arguments import StudentSettings, TeacherSettings
 from ..training.build import provenance
 from ..training.penalty import choose_penalty
 from ..training.probe import ridge_probe, set_head
+from ..training.rates import layer_depths
 from ..training.student import distil
 from ..training.teacher import teach
 from .encoded import Encoded
@@ -88,7 +90,7 @@ class Fitter:
         """Write encoder and head as a checkpoint."""
         model = self.encoded.model
         model.classifier.load_state_dict(head.state_dict())
-        model.config.provenance = provenance("finetune", _Named(self.settings), rated_images=len(rows), mode="probe")
+        model.config.provenance = self._provenance(rows, "probe")
         model.save_pretrained(folder)
         self.encoded.preprocessing.to_image_processor().save_pretrained(folder)
         return {}
@@ -120,7 +122,7 @@ class Fitter:
                 **self._common(),
             )
         )
-        _take_model(run / "model", folder)
+        _take_model(run / "model", folder, self._provenance(rows, self.mode))
         shutil.rmtree(run)
         return facts | {"steps": result.best_step, "chosen_on": int(choosing.sum())}
 
@@ -155,7 +157,7 @@ class Fitter:
             )
         )
         left_out = _leaks(run / "model")
-        _take_model(run / "model", folder)
+        _take_model(run / "model", folder, self._provenance(rows, "semi-supervised", unrated_images=images))
         shutil.rmtree(run)
         return {"steps": steps, "unrated_images": images, "held_out_among_unrated": left_out}
 
@@ -173,8 +175,16 @@ class Fitter:
         )
         return parts == 0
 
-    def _depth(self) -> dict[str, Any]:
-        return {}
+    def _depth(self) -> dict[str, str]:
+        """Which layers a partial fine-tune leaves alone."""
+        if self.mode == "full":
+            return {}
+        layers = max(layer_depths(self.encoded.model, self.encoded.preprocessing).values()) - 1
+        frozen = layers - self.settings.train_layers
+        return {"freeze": str(frozen)} if frozen > 0 else {}
+
+    def _provenance(self, rows: np.ndarray, mode: str, **facts: Any) -> dict[str, Any]:
+        return provenance("finetune", _Named(self.settings), rated_images=len(rows), mode=mode, **facts)
 
     def _common(self) -> dict[str, Any]:
         settings = self.settings
@@ -226,12 +236,16 @@ class _Named:
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.encoder, self.ratings, self.seed = settings.model, settings.ratings, settings.seed
+        self.images = settings.unlabeled
 
 
-def _take_model(run: Path, folder: Path) -> None:
+def _take_model(run: Path, folder: Path, made: dict[str, Any]) -> None:
+    """Take the model out of the folder of its run; its provenance is that of the command, not of the intermediate run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+    for name in ("preprocessor_config.json", "model.safetensors"):
         shutil.copyfile(run / name, folder / name)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config | {"provenance": made})
 
 
 def _leaks(run: Path) -> int:
