@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,19 +13,18 @@ from ..models.modeling_cskd import CSKDPreTrainedModel
 from .settings import SettingsError
 
 
-def rate_factors(depths: dict[str, int], decay: float) -> dict[str, float]:
-    """Factor of the learning rate of each parameter: decay^(deepest - depth).
+def rate_factors(depths: dict[str, int], layers: int, decay: float) -> dict[str, float]:
+    """Factor of the learning rate of each parameter: decay^(layers + 1 - depth).
 
     Layer-wise decay after ELECTRA (arXiv 2003.10555) and ULMFiT's discriminative rates (arXiv 1801.06146), in BEiT's
     numbering (arXiv 2106.08254): the stem is layer 0, the blocks follow from 1 on, and what comes after the last block
     is one layer further, at the full rate.
 
     Args:
-        depths: see `layer_depths`.
+        depths, layers: see `layer_depths`.
         decay: from each layer to the one before it, above 0, at most 1.
     """
-    deepest = max(depths.values(), default=0)
-    return {name: decay ** (deepest - depth) for name, depth in depths.items()}
+    return {name: decay ** (layers + 1 - depth) for name, depth in depths.items()}
 
 
 def freeze_layers(model: CSKDPreTrainedModel, preprocessing: Preprocessing, freeze: str) -> None:
@@ -43,8 +43,7 @@ def freeze_layers(model: CSKDPreTrainedModel, preprocessing: Preprocessing, free
     if freeze == "encoder":
         model.backbone.requires_grad_(False)
         return
-    depths = layer_depths(model, preprocessing)
-    layers = max(depths.values()) - 1
+    depths, layers = layer_depths(model, preprocessing)
     count = int(freeze) if freeze.isdigit() else round(float(freeze) * layers)
     if count > layers:
         raise SettingsError(
@@ -55,8 +54,8 @@ def freeze_layers(model: CSKDPreTrainedModel, preprocessing: Preprocessing, free
             parameter.requires_grad_(False)
 
 
-def layer_depths(model: CSKDPreTrainedModel, preprocessing: Preprocessing) -> dict[str, int]:
-    """The layer that each parameter of the encoder belongs to, by its name in the encoder.
+def layer_depths(model: CSKDPreTrainedModel, preprocessing: Preprocessing) -> tuple[dict[str, int], int]:
+    """The layer that each parameter of the encoder belongs to, by its name in the encoder, and the number L of layers.
 
     Layers are the entries of module lists whose every entry holds two weight matrices or more: transformer blocks,
     residual blocks, not the linear maps within them. Where a list's entry holds such a list itself (stages), the inner
@@ -68,7 +67,7 @@ def layer_depths(model: CSKDPreTrainedModel, preprocessing: Preprocessing) -> di
         preprocessing: of the model.
 
     Returns:
-        0 for the stem, 1 to L for the layers, L + 1 for what is used after the last of them.
+        0 for the stem, 1 to L for the layers, L + 1 for what is used after the last of them; and L.
     """
     encoder = model.backbone
     places = _call_order(model, preprocessing)
@@ -85,7 +84,7 @@ def layer_depths(model: CSKDPreTrainedModel, preprocessing: Preprocessing) -> di
         else:
             begun = sum(starts[block] < places.get(owner, _nearest(owner, places)) for block in blocks)
             depths[name] = begun if begun < len(blocks) else begun + 1
-    return depths
+    return depths, len(blocks)
 
 
 def _blocks(path: str, module: nn.Module) -> list[str]:
@@ -103,7 +102,12 @@ def _is_chain(modules: nn.Module) -> bool:
     if not isinstance(modules, (nn.ModuleList, nn.Sequential)):
         return False
     entries = [entry for entry in modules.children() if _has_parameters(entry)]
-    return bool(entries) and all(sum(p.ndim > 1 for p in entry.parameters()) > 1 for entry in entries)
+    return bool(entries) and all(_matrices(entry) > 1 for entry in entries)
+
+
+def _matrices(module: nn.Module) -> int:
+    """Number of weight matrices; tables of positions are none."""
+    return sum(p.ndim > 1 and name.endswith("weight") for name, p in module.named_parameters())
 
 
 def _has_parameters(module: nn.Module) -> bool:
@@ -121,10 +125,12 @@ def _single_layers(encoder: nn.Module) -> Iterator[str]:
 def _call_order(model: CSKDPreTrainedModel, preprocessing: Preprocessing) -> dict[str, int]:
     """When each module of the encoder is first called in a forward pass."""
     order: dict[str, int] = {}
-    hooks = [
-        module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name, len(order)))
-        for name, module in model.backbone.named_modules()
-    ]
+
+    def note(name: str, *_: object) -> None:
+        order.setdefault(name, len(order))
+
+    modules = model.backbone.named_modules()
+    hooks = [module.register_forward_pre_hook(partial(note, name)) for name, module in modules]
     training = model.training
     device = next(model.parameters()).device
     try:

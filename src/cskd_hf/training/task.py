@@ -136,7 +136,7 @@ class TrainingTask(nn.Module):
         see `rate_factors`; biases and norms do not decay. Frozen parameters are in none."""
         prefix, factors = "model.backbone.", {}
         if self.layer_decay != 1:
-            factors = rate_factors(layer_depths(self.model, self.preprocessing), self.layer_decay)
+            factors = rate_factors(*layer_depths(self.model, self.preprocessing), self.layer_decay)
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
