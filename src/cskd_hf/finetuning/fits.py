@@ -179,7 +179,7 @@ class Fitter:
         """Which layers a partial fine-tune leaves alone."""
         if self.mode == "full":
             return {}
-        layers = max(layer_depths(self.encoded.model, self.encoded.preprocessing).values()) - 1
+        _, layers = layer_depths(self.encoded.model, self.encoded.preprocessing)
         frozen = layers - self.settings.train_layers
         return {"freeze": str(frozen)} if frozen > 0 else {}
 

@@ -40,12 +40,28 @@ def choose_penalty(
     """
     found: list[Choice] = []
     for direction in (None,) if prior is None else (prior, None):
-        errors = np.zeros(len(penalties))
-        for part in np.unique(parts):
-            out = torch.from_numpy(parts == part)
-            fits = ridge_path(features[~out], means[~out], penalties, direction)
-            for at, (weight, bias) in enumerate(fits):
-                errors[at] += float((features[out].double() @ weight + bias - means[out]).square().sum())
-        at = len(penalties) - 1 - int(np.argmin(errors[::-1]))
+        errors = penalty_errors(features, means, parts, direction, penalties)
+        at = smallest_error(errors)
         found.append(Choice(penalties[at], direction is not None, errors[at] / len(means)))
     return min(found, key=lambda choice: choice.mse)
+
+
+def penalty_errors(
+    features: torch.Tensor,
+    means: torch.Tensor,
+    parts: np.ndarray,
+    prior: torch.Tensor | None = None,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> np.ndarray:
+    """Sum of squared errors of images that are left out in turn, by penalty; arguments as in `choose_penalty`."""
+    errors = np.zeros(len(penalties))
+    for part in np.unique(parts):
+        out = torch.from_numpy(parts == part)
+        for at, (weight, bias) in enumerate(ridge_path(features[~out], means[~out], penalties, prior)):
+            errors[at] += float((features[out].double() @ weight + bias - means[out]).square().sum())
+    return errors
+
+
+def smallest_error(errors: np.ndarray) -> int:
+    """Index of the smallest error; of equal ones the last."""
+    return len(errors) - 1 - int(np.argmin(errors[::-1]))
