@@ -71,7 +71,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bank-ratings", type=int, default=100, help="of each rater of the bank")
     parser.add_argument("--photographs", type=int, default=2000, help="half to rate, half to measure on")
     parser.add_argument("--taste", type=float, nargs="+", default=[0.35, 0.8], help="spread of the parts' log weights")
-    parser.add_argument("--liking", type=float, nargs="+", default=[0.0, 0.5], help="spread of likings of lights, lands, subjects")
+    parser.add_argument(
+        "--liking", type=float, nargs="+", default=[0.0, 0.5], help="spread of likings of lights, lands, subjects"
+    )
     parser.add_argument("--data-seed", type=int, default=70, help="of the photographs")
     return parser.parse_args()
 
@@ -191,7 +193,9 @@ def main() -> None:
             found, wins = run(args, encoded, taste, liking, seed)
             rows += found
             counts.append(wins)
-        print(f"\ntaste {taste}, liking {liking}; mean SRCC over {args.raters} new raters, {args.ratings} ratings each:")
+        print(
+            f"\ntaste {taste}, liking {liking}; mean SRCC over {args.raters} new raters, {args.ratings} ratings each:"
+        )
         print(f"{summary_table(rows, NAMES, ('srcc',))}\n\n{paired_table(rows, PAIRS, NAMES)}")
         for name in ("probe", "residual", "personal"):
             share = [entry["better_than_general"][name] for entry in counts]

@@ -66,7 +66,9 @@ def train_layers(
         loss.backward()
         optimizer.step()
     residual = (ratings - scores_of(tuned, pixels)).square().mean().item()
-    return task_vector(model, tuned, **({"parts": parts, "ratings": len(ratings), "residual_variance": residual} | facts))
+    return task_vector(
+        model, tuned, **({"parts": parts, "ratings": len(ratings), "residual_variance": residual} | facts)
+    )
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def choose_head_penalty(model: CSKDForImageAesthetics, raters: Sequence[RatedFea
     return PENALTIES[smallest_error(errors)]
 
 
-def fit_head(model: CSKDForImageAesthetics, rater: RatedFeatures, penalty: float, **facts: Any) -> TaskVector:
+def fit_head(model: CSKDForImageAesthetics, rated: RatedFeatures, penalty: float, **facts: Any) -> TaskVector:
     """The change of the head that one rater's ratings alone ask for: ridge regression of what the base leaves.
 
     A change t(x) of the score is made by tilting the histogram, logits_k += (v_k - mean v) t(x) / V with V the mean
@@ -79,21 +79,21 @@ def fit_head(model: CSKDForImageAesthetics, rater: RatedFeatures, penalty: float
 
     Args:
         model: the base.
-        rater: at least two ratings.
+        rated: at least two ratings.
         penalty: of `choose_head_penalty`.
         facts: of the vector.
     """
-    rest = _beyond_base(model, rater)
-    weight, bias = ridge_probe(rater.features, rest, penalty)
-    noise = float((rest - rater.features.double() @ weight - bias).square().mean())
-    tensors = _tilt(model, rater.features, weight, bias)
+    rest = _beyond_base(model, rated)
+    weight, bias = ridge_probe(rated.features, rest, penalty)
+    noise = float((rest - rated.features.double() @ weight - bias).square().mean())
+    tensors = _tilt(model, rated.features, weight, bias)
     facts = {"parts": "head", "ratings": len(rest), "penalty": penalty, "residual_variance": noise} | facts
     return TaskVector(tensors, base_of(model), facts)
 
 
 def fit_scales(
     model: CSKDForImageAesthetics,
-    rater: RatedFeatures,
+    rated: RatedFeatures,
     bank: Sequence[TaskVector],
     effects: torch.Tensor,
     *,
@@ -109,22 +109,22 @@ def fit_scales(
 
     Args:
         model: the base.
-        rater: the new one.
+        rated: of the new rater.
         bank: N vectors of other raters.
         effects: `(images, N)`, see `head_effects` or `train.layer_effects`.
         noise: variance of ratings about the scorer of their rater, see `bank_noise`.
         facts: of the vector.
     """
     check_bank(bank)
-    general, variance = head_scores(model.classifier, model.config.score_values, rater.features)
-    rest = (rater.ratings.double() - general).numpy()
+    general, variance = head_scores(model.classifier, model.config.score_values, rated.features)
+    rest = (rated.ratings.double() - general).numpy()
     design = effects.double().numpy()
     free = (variance / variance.mean()).numpy()  # what an offset of the head does
     penalty = max(noise, 1e-6) * len(bank)
     scales, offset, hat = _ridge_with_offset(design, free, rest, penalty)
     vector = weighted_sum(bank, scales.tolist())
     bias = torch.tensor(offset, dtype=torch.float64)
-    tilt = _tilt(model, rater.features, torch.zeros(rater.features.shape[1], dtype=torch.float64), bias)
+    tilt = _tilt(model, rated.features, torch.zeros(rated.features.shape[1], dtype=torch.float64), bias)
     for name, value in tilt.items():
         vector.tensors[name] = vector.tensors.get(name, 0) + value
     vector.facts = {"ratings": len(rest), "bank": len(bank), "scales": [float(scale) for scale in scales]} | facts
@@ -160,8 +160,8 @@ def bank_noise(bank: Sequence[TaskVector]) -> float:
     return float(np.mean(found)) if found else 1.0
 
 
-def _beyond_base(model: CSKDForImageAesthetics, rater: RatedFeatures) -> torch.Tensor:
-    return rater.ratings.double() - head_scores(model.classifier, model.config.score_values, rater.features)[0]
+def _beyond_base(model: CSKDForImageAesthetics, rated: RatedFeatures) -> torch.Tensor:
+    return rated.ratings.double() - head_scores(model.classifier, model.config.score_values, rated.features)[0]
 
 
 def _tilt(

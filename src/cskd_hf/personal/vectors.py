@@ -128,7 +128,9 @@ def add_vector(model: CSKDForImageAesthetics, vector: TaskVector, scale: float =
     state = model.state_dict()
     for name, value in vector.tensors.items():
         if name not in state or state[name].shape != value.shape:
-            raise VectorError(f"the task vector of {_named(vector)} changes '{name}', which this model does not have so.")
+            raise VectorError(
+                f"the task vector of {_named(vector)} changes '{name}', which this model does not have so."
+            )
     for name, value in vector.tensors.items():
         state[name].add_(value.to(state[name].device, state[name].dtype), alpha=scale)
     provenance = dict(model.config.provenance or {})
