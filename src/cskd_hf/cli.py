@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 for input that was refused."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     namespace = build_parser().parse_args(arguments)
+    namespace.command_line = shlex.join(["cskd-hf", *arguments])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

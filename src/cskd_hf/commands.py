@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
 from .training.settings import LoopSettings
@@ -44,6 +45,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_encoders,
         _add_finetune,
         _add_personalize,
+        _add_data,
+        _add_evaluate,
     ):
         add(commands)
 
@@ -231,42 +234,114 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         return personalize_command(namespace)
 
     personalize = _add(commands, "personalize", "scorers of single raters as task vectors of a general scorer", run)
-    actions = personalize.add_subparsers(dest="action", required=True, metavar="ACTION")
-    vectors = actions.add_parser("vectors", help="a task vector for each rater of a file of votes", allow_abbrev=False)
-    fit = actions.add_parser("fit", help="a new rater's vector from about 20 ratings", allow_abbrev=False)
-    apply = actions.add_parser("apply", help="add vectors to the general scorer and save it", allow_abbrev=False)
-    for action in (vectors, fit, apply):
-        action.add_argument("base", help="general scorer: Hub name or folder")
-    vectors.add_argument("votes", help="CSV, TSV, JSONL or Parquet file with image, rater and rating, one row a vote")
-    fit.add_argument("ratings", help="file with image and rating; with --rater, one row a vote")
-    apply.add_argument("vectors", nargs="+", help="files of task vectors")
-    for action in (vectors, fit):
-        action.add_argument("--images", metavar="DIR", help="folder that the image paths start from")
-        action.add_argument(
-            "--scale",
-            type=float,
-            nargs=2,
-            default=[],
-            metavar=("LOW", "HIGH"),
-            help="of the ratings, if not the base's",
-        )
-        action.add_argument("--quiet", action="store_true", help="no progress bars")
-    vectors.add_argument("--output", default="vectors", help="folder for one file a rater (default: %(default)s)")
-    vectors.add_argument(
-        "--parts",
-        choices=("head", "last", "all"),
-        default="head",
-        help="what a vector changes: the head in closed form, the last block too, or all layers (default: %(default)s)",
+    add_actions(personalize)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .evaluation.command import evaluate_command
+
+        return evaluate_command(namespace)
+
+    evaluate = _add(commands, "evaluate", "measure a trained model on rated images, or compare two", run)
+    evaluate.add_argument("model", help="checkpoint: Hub name or folder")
+    evaluate.add_argument(
+        "ratings",
+        help="rated images: CSV, TSV, JSONL, Parquet or a saved dataset, NAME:DIR of a known data set such as ava:DIR, or "
+        "hub:ORG/NAME",
     )
-    vectors.add_argument("--min-ratings", type=int, default=20, metavar="N", help="of a rater (default: %(default)s)")
-    vectors.add_argument("--half", action="store_true", help="store float16: half the size")
-    vectors.add_argument("--steps", type=int, default=30, help="of the gradient (default: %(default)s)")
-    vectors.add_argument("--learning-rate", type=float, default=3e-5, help="of the gradient (default: %(default)s)")
-    vectors.add_argument("--seed", type=int, default=0, help="of batches (default: %(default)s)")
-    fit.add_argument("--bank", metavar="DIR", help="folder of other raters' vectors, whose weighted sum is fitted")
-    fit.add_argument("--rater", metavar="NAME", help="whose ratings to take")
-    fit.add_argument("--output", default="personal.safetensors", help="file to write (default: %(default)s)")
-    apply.add_argument(
-        "--scale", type=float, nargs="+", default=[], help="factor of each vector; negative takes it away"
+    evaluate.add_argument("--split", nargs="+", default=["test"], help="splits, or `all` (default: %(default)s)")
+    evaluate.add_argument("--image-dir", metavar="DIR", help="folder that the ratings' image paths start from")
+    evaluate.add_argument(
+        "--score-values", type=float, nargs="+", metavar="X", help="value of each bin, for ratings without histograms"
     )
-    apply.add_argument("--output", required=True, help="folder for the model")
+    evaluate.add_argument("--against", metavar="MODEL", help="another checkpoint, compared on the same images")
+    evaluate.add_argument(
+        "--by", nargs="+", metavar="COLUMN", help="group by these columns (default: split, theme and category)"
+    )
+    evaluate.add_argument(
+        "--threshold", type=float, metavar="X", help="cut of the accuracy (default: the middle of the ratings' scale)"
+    )
+    evaluate.add_argument(
+        "--rescale", action="store_true", help="map the ends of a model's scale to those of the ratings' scale"
+    )
+    evaluate.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples; 0 for no intervals (default: %(default)s)"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, help="of the resamples (default: %(default)s)")
+    evaluate.add_argument(
+        "--output", metavar="DIR", help="write results.json, scores.csv and report.html to this folder"
+    )
+    evaluate.add_argument("--batch-size", type=int, default=64, help="images a forward (default: %(default)s)")
+    evaluate.add_argument(
+        "--num-workers", type=int, default=0, metavar="N", help="threads that decode images (default: %(default)s)"
+    )
+    evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
+    evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    def check(namespace: argparse.Namespace) -> int:
+        from .data.ratings_check import check_command
+
+        return check_command(namespace)
+
+    def convert(namespace: argparse.Namespace) -> int:
+        from .data.ratings_convert import convert_command
+
+        return convert_command(namespace)
+
+    data = commands.add_parser("data", help="rated images: find their faults, or convert them for the Hub")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(data))
+    checking = _add(
+        actions, "check", "find everything that is wrong with rated images; exit code 1 if anything is", check
+    )
+    _add_reading(checking)
+    checking.add_argument(
+        "--unlabeled",
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+        help="images to train on without ratings: no image outside the split train may be among them",
+    )
+    checking.add_argument("--labels-only", action="store_true", help="do not open the images, which takes time")
+    checking.add_argument(
+        "--duplicates",
+        choices=("exact", "perceptual"),
+        default="perceptual",
+        help="copies with equal bytes, or also those that show the same picture (default: %(default)s)",
+    )
+    checking.add_argument("--output", metavar="FILE", help="also write all that was found to this .json file")
+    converting = _add(actions, "convert", "write rated images as Parquet files for load_dataset and the Hub", convert)
+    _add_reading(converting)
+    converting.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
+    converting.add_argument(
+        "--shard-mb", type=float, default=500, metavar="MB", help="size of a file of a split (default: %(default)s)"
+    )
+    converting.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "data",
+        metavar="NAME_OR_FILE",
+        help="a data set of the field, e.g. ava or ava:DIR, or a file or folder of ratings",
+    )
+    command.add_argument(
+        "folder", nargs="?", metavar="DIR", help="the folder of the data set; for a file, where its image paths start"
+    )
+    command.add_argument(
+        "--images",
+        choices=("require", "drop", "ignore"),
+        help="rows without their image file: a fault (default), left out and counted, or not looked for",
+    )
+    command.add_argument(
+        "--score-values", type=float, nargs="+", metavar="VALUE", help="rating that each bin stands for, or the ends"
+    )
+    command.add_argument(
+        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="names in the file, e.g. mean=my_score"
+    )
+    command.add_argument(
+        "--attributes", nargs="+", default=[], metavar="NAME=LOW:HIGH", help="columns of attributes, e.g. color=1:5"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress bars")

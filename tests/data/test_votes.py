@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from cskd_hf.data.ratings import RatingsError, load_ratings, score_values_of
+from cskd_hf.data.ratings import RatingsError, attributes_of, load_ratings, score_values_of
+from cskd_hf.data.ratings_faults import collect_faults
 from cskd_hf.data.votes import load_votes
 
 ROWS = [
@@ -104,6 +105,23 @@ def test_a_scale_without_steps_keeps_mean_and_spread(folder):
     np.testing.assert_allclose(ds["mean"][:], [30.25, 99])
     np.testing.assert_allclose(ds["std"][:], [10.25, 0])
     assert ds["n_votes"][:] == [2, 1]
+
+
+def test_votes_for_attributes_are_averaged(folder):
+    rows = [("a.png", "anna", 4, 2), ("a.png", "bert", 5, 5), ("b.png", "anna", 1, "")]
+    path = write(folder, "image,rater,rating,color", rows, 4)
+    ds = load_ratings(path, score_values=SCALE, attributes={"color": (1, 5)})
+    assert attributes_of(ds) == {"color": (1, 5)} and ds["color"][:] == [3.5, None]
+
+
+def test_faults_are_listed_and_the_rest_is_kept(folder):
+    rows = [*ROWS, ("a.png", "dora", "x"), ("b.png", "dora", 9), ("c.png", "", 3), ("c.png", "bert", 3)]
+    with collect_faults() as found:
+        ds = load_ratings(write(folder, "image,rater,rating", rows, 3), score_values=SCALE)
+    assert [(fault.row, fault.kind) for fault in found.faults] == [
+        ("line 10", "bad value"), ("line 8", "not a number"), ("line 11", "duplicated key"), ("line 9", "bad value"),
+    ]  # fmt: skip
+    assert ds["n_votes"][:] == [3, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import draw_photograph
 
+from conftest import draw_photograph
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import RatingsError
 from cskd_hf.evaluation.metrics import srcc
@@ -186,7 +186,9 @@ def test_commands(base, votes, tmp_path, capsys):
     files = load_bank(bank)
     assert sorted(vector.facts["rater"] for vector in files.values()) == ["anna", "böb/../x", "carl"]
     assert all((tmp_path / "bank" / name).is_file() for name in files)  # no name leads out of the folder
-    assert main(["personalize", "fit", base, votes, "--rater", "carl", "--bank", bank, "--output", mine, "--quiet"]) == 0
+    assert (
+        main(["personalize", "fit", base, votes, "--rater", "carl", "--bank", bank, "--output", mine, "--quiet"]) == 0
+    )
     assert "general scorer" in capsys.readouterr().out
     vector = TaskVector.load(mine)
     assert vector.facts["bank"] == 2  # carl's own vector is not used to foretell carl

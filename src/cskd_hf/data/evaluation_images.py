@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 
 from .locations import open_source
-from .ratings import COLUMN_NAMES, read_table
 from .ratings_checks import RatingsError
+from .ratings_columns import COLUMN_NAMES
+from .ratings_tables import read_table
 from .sources import DatasetSource, FolderSource, ImageSource
 
 _LISTS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -7,11 +7,8 @@ few = rated_subset(train, n=100, seed=0)
 
 from __future__ import annotations
 
-import csv
-import json
-import math
+import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,10 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from .ratings_checks import (
-    Problems,
-    RatingsError,
-    check_images,
-    check_score_values,
-    parse_numbers,
-    suggest,
-)
+from .ratings_checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
+from .ratings_columns import find_columns
 from .ratings_faults import UnknownScaleError
+from .ratings_parquet import is_converted, load_converted
 from .ratings_schema import (
     SCHEMA_COLUMNS,
     attributes_of,
@@ -38,7 +30,10 @@ from .ratings_schema import (
     score_values_of,
     select_split,
 )
+from .ratings_tables import FORMATS, infer_numbers, parse_list, read_table
 from .votes import add_up, holds_votes, votes_of_table
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "RatingsError",
@@ -50,22 +45,6 @@ __all__ = [
     "select_split",
 ]
 
-COLUMN_NAMES = {
-    "image": ("image", "path", "file", "file_name", "image_name", "filename"),
-    "distribution": ("distribution", "histogram", "votes", "counts"),
-    "mean": ("mean", "score", "mos", "rating"),
-    "std": ("std",),
-    "n_votes": ("n_votes",),
-    "split": ("split",),
-    "key": ("key",),
-}
-"""The names under which each column of the schema is found, in any letter case."""
-
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-_NUMBERED = re.compile(rf"(votes_|score_|c){_NUMBER}", re.IGNORECASE)
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)")
-_FORMATS = ".csv, .tsv, .jsonl, .parquet, or a folder written by save_to_disk"
-
 
 def load_ratings(
     path: str | os.PathLike,
@@ -75,6 +54,7 @@ def load_ratings(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
 ) -> datasets.Dataset:
     """Read labelled data of any common layout into the one schema.
 
@@ -87,7 +67,8 @@ def load_ratings(
     `rating` (or `score`, beside one of raters); see `votes`. The votes for each image are added up.
 
     Args:
-        path (`str` or `Path`): A .csv, .tsv, .jsonl or .parquet file, or a folder written by `save_to_disk`.
+        path (`str` or `Path`): A .csv, .tsv, .jsonl or .parquet file, or a folder written by `save_to_disk` or by
+            `cskd-hf data convert`.
         image_dir (`str` or `Path`, *optional*): Folder that relative image paths start from; default the folder of
             the file.
         score_values (`Sequence[float]`, *optional*): The rating each bin stands for, increasing. Needed unless the
@@ -98,6 +79,8 @@ def load_ratings(
         split (`str`, *optional*): Return only this split. A file without a split column is all `"train"`.
         attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, with the ends of their scales,
             e.g. `{"color": (1, 5)}`.
+        images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"`, `"drop"` or `"ignore"`,
+            see `build_ratings`.
 
     Returns:
         `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
@@ -106,27 +89,28 @@ def load_ratings(
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.
     """
     path = Path(path)
-    if path.is_dir():
-        ds = _load_folder(path, image_dir, score_values, columns, attributes)
+    if path.is_dir() or is_converted(path):
+        ds = _load_dataset(path, image_dir, score_values, columns, attributes, images)
     else:
         table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
-        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes)
+        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes, images)
     return ds if split is None else select_split(ds, split)
 
 
-def _load_folder(
+def _load_dataset(
     path: Path,
     image_dir: str | os.PathLike | None,
     score_values: Sequence[float] | None,
     columns: Mapping[str, Any] | None,
     attributes: Mapping[str, Sequence[float]] | None,
+    images: str,
 ) -> datasets.Dataset:
     try:
-        ds = datasets.load_from_disk(str(path))
+        ds = load_converted(path) if is_converted(path) else datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
         raise RatingsError(
-            f"{path}: it is a folder not written by save_to_disk; allowed: {_FORMATS}; a data set of the field is named "
+            f"{path}: it is a folder not written by save_to_disk; allowed: {FORMATS}; a data set of the field is named "
             "with its folder, e.g. ava:DIR."
         ) from error
     if isinstance(ds, datasets.DatasetDict):
@@ -134,17 +118,7 @@ def _load_folder(
             ds = {name: part.add_column("split", [name] * len(part)) for name, part in ds.items()}
         ds = datasets.concatenate_datasets(list(ds.values()))
     if has_score_values(ds) and not columns and not attributes:
-        own = score_values_of(ds)
-        if score_values is not None and check_score_values(score_values) != own:
-            raise RatingsError(f"{path}: `score_values` is {list(score_values)}, the set was saved with {list(own)}.")
-        if missing := [name for name in SCHEMA_COLUMNS if name not in ds.column_names]:
-            raise RatingsError(f"{path}: the columns {missing} are missing; save the rated set with all its columns.")
-        problems = Problems(str(path))
-        cells = ds.select_columns("image").with_format("arrow")[:]["image"]  # not as Python: it may be all the bytes
-        paths, without_bytes = pc.struct_field(cells, "path"), pc.is_null(pc.struct_field(cells, "bytes"))
-        check_images(pc.filter(paths, without_bytes).to_pylist(), image_dir, problems, "image")
-        problems.raise_if_any()
-        return ds
+        return _checked(ds, path, image_dir, score_values, images)
     for name, feature in ds.features.items():
         if isinstance(feature, datasets.Image):
             ds = ds.cast_column(name, datasets.Image(decode=False))
@@ -153,76 +127,42 @@ def _load_folder(
         score_values = score_values_of(ds)
     attributes = attributes_of(ds) | dict(attributes or {})
     table = ds.to_dict()
-    return _from_table(table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes)
+    return _from_table(
+        table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes, images
+    )
 
 
-def read_table(path: Path) -> tuple[dict[str, list], list[str]]:
-    """Read a file to columns of raw cells, and the place of each row in the file ("line 7")."""
-    if not path.exists():
-        raise RatingsError(f"{path}: there is no such file; give one of: {_FORMATS}.")
-    kind = path.suffix.lower()
-    try:
-        if kind in (".csv", ".tsv"):
-            return _read_csv(path, "," if kind == ".csv" else "\t")
-        if kind == ".jsonl":
-            return _read_jsonl(path)
-        if kind == ".parquet":
-            import pyarrow.parquet  # only this format needs it
-
-            table = pyarrow.parquet.read_table(path)
-            return table.to_pydict(), [f"row {row + 1}" for row in range(table.num_rows)]
-    except UnicodeDecodeError as error:
-        raise RatingsError(f"{path}: it is not UTF-8 text ({error}); save it as UTF-8.") from error
-    except (csv.Error, OSError, ValueError) as error:
-        if isinstance(error, RatingsError):
-            raise
-        raise RatingsError(f"{path}: it cannot be read as {kind} ({error}).") from error
-    raise RatingsError(f"{path}: unknown kind of file {kind!r}; allowed: {_FORMATS}.")
-
-
-def _read_csv(path: Path, delimiter: str) -> tuple[dict[str, list], list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        header = [name.strip() for name in next(reader, [])]
-        if repeated := sorted({name for name in header if header.count(name) > 1}):
-            raise RatingsError(f"{path}: line 1: the columns {repeated} appear more than once; rename all but one.")
-        row_names: list[str] = []
-        problems, rows = Problems(str(path), row_names), []
-        line = reader.line_num + 1
-        for row in reader:
-            if row:
-                row_names.append(f"line {line}")
-                if len(row) != len(header):
-                    advice = (
-                        f"the row has {len(row)} cells, allowed: {len(header)}, as in line 1; quote text with commas."
-                    )
-                    problems.add(len(row_names) - 1, header[0] if header else "", row[0], advice)
-                    if problems.collected is not None:
-                        row_names.pop()
-                        continue
-                rows.append(row)
-            line = reader.line_num + 1  # a quoted cell may span lines
+def _checked(
+    ds: datasets.Dataset,
+    path: Path,
+    image_dir: str | os.PathLike | None,
+    score_values: Sequence[float] | None,
+    images: str,
+) -> datasets.Dataset:
+    """A rated set that was saved as one: its labels were checked then, its files and keys may have changed since."""
+    own = score_values_of(ds)
+    if score_values is not None and check_score_values(score_values) != own:
+        raise RatingsError(f"{path}: `score_values` is {list(score_values)}, the set was saved with {list(own)}.")
+    if missing := [name for name in SCHEMA_COLUMNS if name not in ds.column_names]:
+        raise RatingsError(f"{path}: the columns {missing} are missing; save the rated set with all its columns.")
+    cells = ds.select_columns("image").with_format("arrow")[:]["image"]  # not as Python: it may be all the bytes
+    paths, without_bytes = pc.struct_field(cells, "path"), pc.is_null(pc.struct_field(cells, "bytes"))
+    rows = np.flatnonzero(without_bytes.to_numpy(zero_copy_only=False)).tolist()
+    problems = Problems(str(path), [f"row {row + 1}" for row in rows])
+    absent = check_images(pc.filter(paths, without_bytes).to_pylist(), image_dir, problems, "image", images)[2]
+    gone = {rows[at] for at in {*absent, *problems.rows}}
+    repeated = Problems(str(path))
+    check_keys(ds["key"][:], ds["split"][:], repeated, "key")
     problems.raise_if_any()
-    cells = [[cell.strip() or None for cell in row] for row in rows]
-    return {name: [row[i] for row in cells] for i, name in enumerate(header)}, row_names
-
-
-def _read_jsonl(path: Path) -> tuple[dict[str, list], list[str]]:
-    rows, row_names = [], []
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise RatingsError(f"{path}: line {line} is not JSON ({error}); write one object a line.") from error
-            if not isinstance(row, dict):
-                raise RatingsError(f"{path}: line {line} is a {type(row).__name__}; write one object {{...}} a line.")
-            rows.append(row)
-            row_names.append(f"line {line}")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}, row_names
+    repeated.raise_if_any()
+    gone |= repeated.rows
+    if not gone:
+        return ds
+    if len(gone) == len(ds):
+        raise RatingsError(f"{path}: none of its {len(ds)} rows can be used; their images are missing.")
+    if absent:
+        logger.warning("%s: %d of %d images are not on disk and were left out.", path, len(absent), len(ds))
+    return ds.select([row for row in range(len(ds)) if row not in gone])
 
 
 def _from_table(
@@ -234,11 +174,12 @@ def _from_table(
     score_values: Sequence[float] | None,
     mapping: Mapping[str, Any],
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str = "require",
 ) -> datasets.Dataset:
     """Find the columns of the schema in `table` and build the rated set."""
     if holds_votes(table, source, mapping):
-        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping)
-    found = _find_columns(table, source, mapping)
+        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping, attributes, images)
+    found = find_columns(table, source, mapping)
     bins = found.pop("distribution", None)
     data = {column: table[own] for column, own in found.items()}
     problems = Problems(source, row_names)
@@ -267,7 +208,7 @@ def _from_table(
         for row in problems.rows:
             data["distribution"][row] = None  # what is wrong with it is noted
     elif bins is not None:
-        data["distribution"] = [_parse_list(cell) for cell in table[bins]]
+        data["distribution"] = [parse_list(cell) for cell in table[bins]]
     if score_values is None:
         raise UnknownScaleError(
             f"{source}: the ends of the scale are unknown; pass `score_values`, the rating of each bin, e.g. "
@@ -289,6 +230,7 @@ def _from_table(
         row_names=row_names,
         column_names=known_as,
         attributes=attributes,
+        images=images,
         problems=problems,
     )
 
@@ -301,120 +243,27 @@ def _from_votes(
     image_dir: str | os.PathLike | None,
     score_values: Sequence[float] | None,
     mapping: Mapping[str, Any],
+    attributes: Mapping[str, Sequence[float]] | None,
+    images: str,
 ) -> datasets.Dataset:
     """Add up one row a vote to one row an image."""
     votes = votes_of_table(table, row_names, source, mapping)
-    data, places = add_up(votes, score_values)
+    data, places = add_up(votes, score_values, attributes or {})
     data = {own: cells if own in SCHEMA_COLUMNS else infer_numbers(cells) for own, cells in data.items()}
     known_as = {**votes.names, "key": votes.names.get("key", votes.names["image"])}
     return build_ratings(
-        data, score_values, name=name, image_dir=image_dir, source=source, row_names=places, column_names=known_as
+        data,
+        score_values,
+        name=name,
+        image_dir=image_dir,
+        source=source,
+        row_names=places,
+        column_names=known_as,
+        attributes=attributes,
+        images=images,
     )
 
 
 def _ends_of(cells: Sequence, source: str) -> tuple[float, float] | None:
     numbers = parse_numbers(cells, Problems(source), "mean")
     return None if np.isnan(numbers).all() else (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
-
-
-def _find_columns(table: Mapping[str, list], source: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Map each column of the schema to its name in the file; for numbered votes, to {rating: name}."""
-    if not table:
-        raise RatingsError(f"{source}: it is empty; the first line must name the columns.")
-    known = {*COLUMN_NAMES, "vote", "rater"}
-    for column in mapping:
-        if column not in known:
-            hint = suggest(column, known)
-            raise RatingsError(f"{source}: `columns` names {column!r}{hint}; allowed: {sorted(known)}.")
-    found: dict[str, Any] = {}
-    for column, names in COLUMN_NAMES.items():
-        if column in mapping:
-            if mapping[column] is not None:
-                found[column] = _find_mapped(table, source, column, mapping[column])
-            continue
-        present = [own for own in table if own.lower() in names]
-        if len(present) > 1:
-            raise RatingsError(
-                f"{source}: the columns {present} all may be the {column!r}; choose one with "
-                f"columns={{{column!r}: {present[0]!r}}}."
-            )
-        if present:
-            found[column] = present[0]
-    if "distribution" not in mapping and (numbered := _find_numbered(table, source)):
-        if own := found.get("distribution"):
-            names = list(numbered.values())
-            raise RatingsError(
-                f"{source}: the column {own!r} and the columns {names} all may be votes; choose with "
-                f"columns={{'distribution': {own!r}}} or columns={{'distribution': {names}}}."
-            )
-        found["distribution"] = numbered
-    if "image" not in found:
-        _raise_missing(source, "image", COLUMN_NAMES["image"], table)
-    if "mean" not in found and "distribution" not in found:
-        _raise_missing(source, "mean", (*COLUMN_NAMES["mean"], *COLUMN_NAMES["distribution"], "votes_1"), table)
-    return found
-
-
-def _find_mapped(table: Mapping[str, list], source: str, column: str, wanted: Any) -> Any:
-    if column == "distribution" and isinstance(wanted, str) and wanted.endswith("*"):
-        pattern = re.compile(re.escape(wanted[:-1]) + _NUMBER)
-        if numbered := {float(match[1]): own for own in table if (match := pattern.fullmatch(own))}:
-            return numbered
-        _raise_missing(source, column, (wanted,), table)
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in names:
-        if name not in table:
-            _raise_missing(source, column, (name,), table)
-    return wanted if isinstance(wanted, str) else names
-
-
-def _find_numbered(table: Mapping[str, list], source: str) -> dict[float, str]:
-    groups: dict[str, dict[float, str]] = {}
-    for own in table:
-        if match := _NUMBERED.fullmatch(own):
-            groups.setdefault(match[1].lower(), {})[float(match[2])] = own
-    groups = {prefix: group for prefix, group in groups.items() if len(group) > 1}
-    if len(groups) > 1:
-        raise RatingsError(
-            f"{source}: the columns {[f'{prefix}*' for prefix in groups]} all may be votes; choose with "
-            f"columns={{'distribution': '{next(iter(groups))}*'}}."
-        )
-    return next(iter(groups.values()), {})
-
-
-def _raise_missing(source: str, column: str, names: Sequence[str], table: Mapping[str, list]) -> None:
-    hint = next((text for name in names if (text := suggest(name, table))), "")
-    raise RatingsError(
-        f"{source}: there is no column {' | '.join(names)}{hint} for the {column!r}; the file has {list(table)}; "
-        f"rename one, or pass columns={{{column!r}: <its name>}}."
-    )
-
-
-def _parse_list(cell: Any) -> Any:
-    """A histogram in a text cell: "[1, 2, 3]" or "1 2 3". Other cells pass through, to be checked later."""
-    if not isinstance(cell, str):
-        return cell
-    try:
-        return json.loads(cell) if cell.lstrip().startswith("[") else [float(part) for part in cell.split()]
-    except ValueError:
-        return cell
-
-
-def infer_numbers(cells: list) -> list:
-    """Make an extra text column numeric when all of its cells are numbers; "007" is a name, not a number."""
-    texts = [cell for cell in cells if cell is not None]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        return cells
-    if all(_WHOLE.fullmatch(text) for text in texts) and all(len(text) < 19 for text in texts):
-        return [None if cell is None else int(cell) for cell in cells]
-    if all(_is_decimal(text) for text in texts):
-        return [None if cell is None else float(cell) for cell in cells]
-    return cells
-
-
-def _is_decimal(text: str) -> bool:
-    whole = re.split(r"[.eE]", text, maxsplit=1)[0]
-    try:
-        return math.isfinite(float(text)) and (whole in ("", "-") or _WHOLE.fullmatch(whole) is not None)
-    except ValueError:
-        return False

@@ -103,10 +103,7 @@ def check_images(
             problems.add(row, column, given, "there is no image; write its path.")
         elif data is None and not path.startswith(("http://", "https://")):
             path = os.path.join(root, path)
-            folder, file_name = os.path.split(path)
-            if folder not in listings:
-                listings[folder] = _list_files(folder) if missing != "ignore" else set()
-            if missing != "ignore" and file_name not in listings[folder]:
+            if missing != "ignore" and not _is_listed(path, listings):
                 if missing == "drop":
                     absent.append(row)
                 else:
@@ -116,6 +113,13 @@ def check_images(
                     problems.add(row, column, given, advice, "missing image")
         images.append({"path": path, "bytes": data})
     return names, images, absent
+
+
+def _is_listed(path: str, listings: dict[str, set[str]]) -> bool:
+    folder, file_name = os.path.split(path)
+    if folder not in listings:
+        listings[folder] = _list_files(folder)
+    return file_name in listings[folder]
 
 
 def _list_files(folder: str) -> set[str]:
@@ -152,7 +156,10 @@ def check_keys(keys: Sequence[str | None], splits: Sequence[str | None], problem
             problems.add(row, column, key, advice, "shared between splits")
         elif first != row:
             where = problems.place(first)
-            advice = f"another row has this key, {where}; keep one row an image, or give each its own key."
+            advice = (
+                f"another row has this key, {where}; keep one row an image, or give each its own key; where each row is "
+                "one vote, say so with columns={'vote': <its name>}."
+            )
             problems.add(row, column, key, advice, "duplicated key")
 
 

@@ -53,7 +53,7 @@ class Fault:
 
     def __str__(self) -> str:
         value = repr(self.value)
-        value = value if len(value) <= 80 else value[:77] + "..."
+        value = value if len(value) <= 80 else f"{value[:32]}...{value[-45:]}"  # the end of a path tells more
         return f"{self.row}, column '{self.column}', value {value}: {self.advice}"
 
 

@@ -28,13 +28,14 @@ def open_ratings(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     attributes: Mapping[str, Sequence[float]] | None = None,
+    images: str | None = None,
 ) -> datasets.Dataset:
     """Rated images, wherever they are.
 
     Args:
         location (`str` or `Path`): One of
 
-            - a file or folder that `load_ratings` reads;
+            - a file or folder that `load_ratings` reads; `?images=drop` may follow it;
             - `NAME:DIR`, a data set of the field in the layout in which it is published, e.g. `ava:datasets/AVA`;
               options of its reader follow a question mark: `ava:datasets/AVA?images=drop&validation_share=0`;
             - `hub:organisation/name`, a dataset on the Hub with named columns.
@@ -43,6 +44,8 @@ def open_ratings(
         columns (`Mapping`, *optional*): Names in the data of the columns of the schema, as in `load_ratings`.
         split (`str`, *optional*): Return only this split.
         attributes (`Mapping`, *optional*): Columns that hold mean ratings of attributes, and the ends of their scales.
+        images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"` (default), `"drop"` or
+            `"ignore"`, see `build_ratings`.
 
     Returns:
         `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
@@ -52,21 +55,24 @@ def open_ratings(
     """
     text = os.fspath(location)
     name, rest = split_location(text)
-    if not name:
-        given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
-        return load_ratings(text, split=split, **given)
+    given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
     if name == HUB:
         from .ratings_hub import load_hub_ratings
 
-        given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
         return load_hub_ratings(rest, split=split, **given)
+    place, options = _split_options(rest)
+    if images is not None:
+        options["images"] = images
+    if not name:
+        if unknown := [option for option in options if option != "images"]:
+            raise RatingsError(f"'{text}': a file has no option {unknown[0]!r}; allowed: images.")
+        return load_ratings(place, split=split, **given, **options)
     if columns or attributes:
         raise RatingsError(f"'{text}': the columns of {name!r} are known; leave out `columns` and `attributes`.")
-    folder, options = _split_options(rest)
     check_options(name, options)
     if image_dir:
         options["image_dir"] = image_dir
-    ds = find_reader(name)(folder, **options)
+    ds = find_reader(name)(place, **options)
     if score_values and check_score_values(score_values) != score_values_of(ds):
         own = list(score_values_of(ds))
         raise RatingsError(
@@ -86,6 +92,8 @@ def split_location(location: str | os.PathLike) -> tuple[str, str]:
     if not colon or Path(text).exists() or not _NAME.fullmatch(name) or rest.startswith("//"):
         return "", text
     name = name.lower()
+    if name in READERS and not rest:
+        raise RatingsError(f"'{text}': the folder of the data set is missing; write {name}:DIR.")
     if name not in READERS and name != HUB:
         raise RatingsError(
             f"'{text}': there is no such file, and no data set {name!r}{suggest(name, [*READERS, HUB])}; allowed before "

@@ -8,15 +8,16 @@ ratings = load_ratings("votes.csv", score_values=[1, 2, 3, 4, 5])  # a histogram
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .ratings_checks import Problems, RatingsError, check_score_values, check_texts, parse_numbers, suggest
+from .ratings_columns import COLUMN_NAMES, raise_missing
 from .ratings_faults import UnknownScaleError
+from .ratings_tables import read_table
 
 VOTE_NAMES = ("rating", "vote", "stars")
 """Names of a column that holds one vote, where the keys repeat. `score` and `mean` may be means: they are declared."""
@@ -110,9 +111,7 @@ def load_votes(
     Raises:
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.
     """
-    from .ratings import read_table
-
-    table, row_names = read_table(Path(path))
+    table, row_names = read_table(path)
     votes = votes_of_table(table, row_names, str(path), columns or {}, repeats)
     if split is None:
         return votes
@@ -176,26 +175,26 @@ def votes_of_table(
     }
     for name in ("image", "vote"):
         if name not in names:
-            known = _known(name)
-            hint = next((text for one in known if (text := suggest(one, table))), "")
-            raise RatingsError(
-                f"{source}: there is no column {' | '.join(known)}{hint} for the {name!r}; the file has {list(table)}; "
-                f"rename one, or pass columns={{{name!r}: <its name>}}."
-            )
+            raise_missing(source, name, _known(name), table)
     problems = Problems(source, row_names)
     images = table[names["image"]]
     key_name = names.get("key", names["image"])
     keys = check_texts([_key_of(cell) for cell in table[key_name]], problems, key_name)
     raters = check_texts(table[names["rater"]], problems, names["rater"]) if "rater" in names else []
     ratings = parse_numbers(table[names["vote"]], problems, names["vote"])
-    if not problems.total:
-        for row in np.flatnonzero(np.isnan(ratings)):
+    for row in np.flatnonzero(np.isnan(ratings)):
+        if int(row) not in problems.rows:  # a cell that could not be parsed is not also missing
             problems.add(int(row), names["vote"], None, "there is no vote; write it, or drop the row.")
     problems.raise_if_any()
     used = {names[name] for name in ("image", "key", "vote", "rater") if name in names}
     rest = {("split" if name == names.get("split") else name): table[name] for name in table if name not in used}
     votes = Votes(keys, raters, ratings, list(images), rest, source, row_names, names)
-    return _without_repeats(votes, repeats)
+    return _without_repeats(_without(votes, problems.rows), repeats)
+
+
+def _without(votes: Votes, faulty: set[int]) -> Votes:
+    """What is left where faults are collected instead of refused."""
+    return votes.select([row for row in range(len(votes)) if row not in faulty]) if faulty else votes
 
 
 def _without_repeats(votes: Votes, repeats: str) -> Votes:
@@ -205,43 +204,64 @@ def _without_repeats(votes: Votes, repeats: str) -> Votes:
     for row, pair in enumerate(zip(votes.raters, votes.keys)):
         if pair in last and repeats == "refuse":
             advice = f"the rater {pair[0]!r} rated this image before; keep one of the votes, or pass repeats='last'."
-            problems.add(row, votes.names.get("key", votes.names.get("image", "image")), pair[1], advice)
+            problems.add(
+                row, votes.names.get("key", votes.names.get("image", "image")), pair[1], advice, "duplicated key"
+            )
         last[pair] = row
     problems.raise_if_any()
     return votes if len(last) == len(votes) else votes.select(sorted(last.values()))
 
 
-def add_up(votes: Votes, score_values: Sequence[float] | None) -> tuple[dict[str, list], list[str] | None]:
-    """One row an image: the columns for `build_ratings`, and where the first vote of each image stands.
+def add_up(
+    votes: Votes, score_values: Sequence[float] | None, attributes: Iterable[str] = ()
+) -> tuple[dict[str, list], list[str] | None]:
+    """One row an image: the columns for `build_ratings`, and where the first vote for each image stands.
 
     Where each vote is one of `score_values`, they become a histogram. Two `score_values` may also be the ends of a
-    scale without steps (a slider): then mean, std and number of votes are kept. Other columns are kept where all votes
-    for an image agree.
+    scale without steps (a slider): then mean, std and number of votes are kept. The votes for each of the columns
+    `attributes` are averaged. Other columns are kept where all votes for an image agree.
 
     Raises:
         RatingsError: no `score_values`, a vote that is none of them, an image in two splits.
     """
+    bins, problems = _bins(votes, score_values)
+    _check_splits(votes, problems)
+    problems.raise_if_any()
+    if problems.rows:
+        kept = [row for row in range(len(votes)) if row not in problems.rows]
+        votes, bins = votes.select(kept), None if bins is None else bins[kept]
     first: dict[str, int] = {}
     rows = np.array([first.setdefault(key, len(first)) for key in votes.keys])  # (votes,) image of each vote
     starts = np.unique(rows, return_index=True)[1]  # (images,) row of the first vote
     columns: dict[str, list] = {"image": [votes.images[row] for row in starts], "key": list(first)}
-    columns |= _histograms(votes, rows, len(first), score_values)
+    if bins is not None:
+        histograms = np.zeros((len(first), len(score_values)), dtype=np.int64)
+        np.add.at(histograms, (rows, bins), 1)
+        columns["distribution"] = histograms.tolist()
+    else:
+        means = _mean(votes.ratings, rows)
+        spread = np.sqrt(_mean((votes.ratings - means[rows]) ** 2, rows))
+        columns |= {"mean": means.tolist(), "std": spread.tolist(), "n_votes": np.bincount(rows).tolist()}
     for name, cells in votes.columns.items():
-        differs = [row for row, image in enumerate(rows) if cells[row] != cells[starts[image]]]
-        if name == "split" and differs:
-            problems = Problems(votes.source, votes.row_names)
-            for row in differs:
-                advice = f"other votes for {votes.keys[row]!r} are in {cells[starts[rows[row]]]!r}; keep each image in one split."
-                problems.add(row, votes.names.get("split", "split"), cells[row], advice)
-            problems.raise_if_any()
-        if not differs:
+        if name in attributes:
+            means = _mean(parse_numbers(cells, problems, name), rows)
+            columns[name] = [None if np.isnan(value) else value for value in means.tolist()]
+        elif all(cells[row] == cells[starts[image]] for row, image in enumerate(rows)):
             columns[name] = [cells[row] for row in starts]
+    problems.raise_if_any()
     return columns, None if votes.row_names is None else [votes.row_names[row] for row in starts]
 
 
-def _histograms(
-    votes: Votes, rows: np.ndarray, n_images: int, score_values: Sequence[float] | None
-) -> dict[str, list]:
+def _mean(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean of each image's values (images,), those that are NaN left out; NaN where there are none."""
+    given = ~np.isnan(values)
+    n_images = rows.max() + 1
+    with np.errstate(invalid="ignore"):
+        return np.bincount(rows[given], values[given], n_images) / np.bincount(rows[given], minlength=n_images)
+
+
+def _bins(votes: Votes, score_values: Sequence[float] | None) -> tuple[np.ndarray | None, Problems]:
+    """The bin of each vote (votes,), none on a scale without steps; and the votes that are outside."""
     if score_values is None:
         found = np.unique(votes.ratings)
         shown = [float(value) for value in found[:10]]
@@ -250,28 +270,30 @@ def _histograms(
             f"(or the two ends of a scale without steps). The file has {shown}{'...' if len(found) > 10 else ''}.",
             (float(found[0]), float(found[-1])),
         )
-    values = np.asarray(check_score_values(score_values))
-    bins = np.abs(votes.ratings[:, None] - values).argmin(axis=1)  # (votes,)
-    off = np.abs(votes.ratings - values[bins]) > 1e-6
-    counts = np.bincount(rows, minlength=n_images)
-    if not off.any():
-        histograms = np.zeros((n_images, len(values)), dtype=np.int64)
-        np.add.at(histograms, (rows, bins), 1)
-        return {"distribution": histograms.tolist()}
-    outside = (votes.ratings < values[0]) | (votes.ratings > values[-1])
     problems = Problems(votes.source, votes.row_names)
-    for row in np.flatnonzero(outside if len(values) == 2 else off):
-        allowed = f"{values[0]:g} to {values[-1]:g}" if len(values) == 2 else str(values.tolist())
-        problems.add(int(row), votes.names.get("vote", "vote"), votes.ratings[row], f"allowed: {allowed}; correct the vote, or the `score_values`.")  # fmt: skip
-    problems.raise_if_any()
-    means = np.bincount(rows, votes.ratings, n_images) / counts
-    spread = np.sqrt(np.bincount(rows, (votes.ratings - means[rows]) ** 2, n_images) / counts)
-    return {"mean": means.tolist(), "std": spread.tolist(), "n_votes": counts.tolist()}
+    values = np.asarray(check_score_values(score_values))
+    bins = np.abs(votes.ratings[:, None] - values).argmin(axis=1)
+    off = np.abs(votes.ratings - values[bins]) > 1e-6
+    if not off.any():
+        return bins, problems
+    is_slider = len(values) == 2
+    allowed = f"{values[0]:g} to {values[-1]:g}" if is_slider else str(values.tolist())
+    bad = (votes.ratings < values[0]) | (votes.ratings > values[-1]) if is_slider else off
+    for row in np.flatnonzero(bad):
+        advice = f"allowed: {allowed}; correct the vote, or the `score_values`."
+        problems.add(int(row), votes.names.get("vote", "vote"), votes.ratings[row], advice)
+    return None if is_slider else bins, problems
+
+
+def _check_splits(votes: Votes, problems: Problems) -> None:
+    first: dict[str, Any] = {}
+    for row, (key, split) in enumerate(zip(votes.keys, votes.columns.get("split", ()))):
+        if first.setdefault(key, split) != split:
+            advice = f"other votes for {key!r} are in {first[key]!r}; keep each image in one split."
+            problems.add(row, votes.names.get("split", "split"), split, advice, "shared between splits")
 
 
 def _known(name: str) -> tuple[str, ...]:
-    from .ratings import COLUMN_NAMES
-
     if name == "vote":
         return (*VOTE_NAMES, *_MEAN_NAMES)
     return RATER_NAMES if name == "rater" else COLUMN_NAMES[name]

@@ -142,9 +142,9 @@ def evaluate_scores(
 
     Returns:
         `data` (facts of the ratings), `settings`, `metrics` (by name: `value`, `low`, `high`), `left_out` (metric:
-        reason), `groups` (column: a list of `name`, `images`, and `metrics` or `note`), `attributes` (by name: `images`,
+        reason), `groups` (column: a list of `name`, `images`, and `metrics` or `note`), `not_grouped` (column: reason), `attributes` (by name: `images`,
         and `metrics` or `note`), `calibration` (see `calibration_curve`; null on another scale than the ratings'),
-        `comparison` (null, or by metric as `resampling.compare` gives it), `versions`, and `images`: the columns of the
+        `comparison` (null, or by metric as `resampling.compare` gives it), `not_compared` (metric: reason), `versions`, and `images`: the columns of the
         table of images, in numpy. All but `images` is what results.json holds.
 
     Raises:
@@ -156,7 +156,8 @@ def evaluate_scores(
         raise RatingsError(f"{len(scored)} rated image(s) can be read; an evaluation needs at least 2.")
     judged = _Judged(scored, settings)
     rival = None if against is None else _Judged(against, settings)
-    columns = {column: groups_of(scored.ratings, column) for column in group_columns(scored.ratings, settings.by)}
+    by, not_grouped = group_columns(scored.ratings, settings.by)
+    columns = {column: groups_of(scored.ratings, column) for column in by}
     attributes, without = attribute_columns(scored)
     measures = 1 + sum(map(len, columns.values())) + len(attributes) + (rival is not None)
     bar = tqdm(
@@ -176,13 +177,17 @@ def evaluate_scores(
             )
     return {
         "data": _data_facts(scored),
-        "settings": _settings_facts(settings, judged, list(columns)),
+        "settings": _settings_facts(settings, judged, by),
         "metrics": metrics,
         "left_out": judged.left_out,
         "groups": groups,
+        "not_grouped": not_grouped,
         "attributes": of_attributes | {name: {"images": 0, "note": f"{why}."} for name, why in without.items()},
         "calibration": calibration_curve(judged.scored.scores, scored.means) if judged.same_scale else None,
         "comparison": comparison,
+        "not_compared": {}
+        if rival is None
+        else {name: rival.left_out[name] for name in rival.left_out if name in metrics},
         "versions": software_versions(),
         "images": _image_columns(judged, rival),
     }
@@ -204,17 +209,17 @@ class _Judged:
         if not self.same_scale:
             reason = (
                 f"the model rates from {own[0]:g} to {own[-1]:g}, the ratings are from {rated[0]:g} to {rated[-1]:g}; "
-                "--rescale maps the ends of one scale to those of the other"
+                "--rescale maps the ends of one scale to those of the other."
             )
             self.left_out = dict.fromkeys(_ERRORS + _DISTANCES, reason)
         elif scored.distributions is None:
-            self._without_distances("there are predicted scores only, without distributions")
+            self._without_distances("there are predicted scores only, without distributions.")
         elif self.rated_distributions is None:
             lacking = sum(row is None for row in scored.ratings["distribution"][:])
-            self._without_distances(f"{lacking} of {len(scored)} images have a mean rating only, without votes")
+            self._without_distances(f"{lacking} of {len(scored)} images have a mean rating only, without votes.")
         elif len(own) != len(rated) or not np.allclose(own, rated):
             self._without_distances(
-                f"the model has the bins {_listed(own)}, the ratings {_listed(rated)}; a distance needs the same bins"
+                f"the model has the bins {_listed(own)}, the ratings {_listed(rated)}; a distance needs the same bins."
             )
 
     def _without_distances(self, reason: str) -> None:

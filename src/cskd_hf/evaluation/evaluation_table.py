@@ -6,9 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .comparison import LOWER_IS_BETTER
-from .metrics import METRIC_NAMES
-
 _SHOWN = 5  # unreadable images
 _GROUP_METRICS = ("srcc", "plcc", "krcc", "accuracy", "emd1", "mae")
 
@@ -27,7 +24,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     if result["settings"]["rescaled"]:
         lines.append("the ends of the model's scale were mapped to those of the ratings")
     lines += ["", *_metrics(result)]
-    lines += [f"{metric:>9}  left out: {reason}" for metric, reason in _joined(result["left_out"]).items()]
+    lines += left_out_lines(result)
     for column, groups in result["groups"].items():
         lines += ["", *_groups(f"by {column}", groups)]
     if result["attributes"]:
@@ -43,6 +40,20 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     if result["comparison"]:
         lines += ["", *_comparison(result)]
     return "\n".join(lines)
+
+
+def left_out_lines(result: Mapping[str, Any]) -> list[str]:
+    """What is not measured, and why: metrics, those of one reason together, and columns."""
+    lines = [f"{names} left out: {reason}" for names, reason in _by_reason(result["left_out"])]
+    lines += [f"{names} not compared: {reason}" for names, reason in _by_reason(result["not_compared"])]
+    return lines + [f"no figures by {column}: {reason}" for column, reason in result["not_grouped"].items()]
+
+
+def _by_reason(left_out: Mapping[str, str]) -> list[tuple[str, str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in reasons.items()]
 
 
 def interval(figure: Mapping[str, float | None], digits: int = 4) -> str:
@@ -62,11 +73,6 @@ def p_text(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def better(metric: str, difference: float) -> bool:
-    """Whether a difference of this sign is in favour of the first model."""
-    return difference < 0 if metric in LOWER_IS_BETTER else difference > 0
-
-
 def _unreadable(unreadable: Mapping[str, str]) -> list[str]:
     if not unreadable:
         return []
@@ -82,14 +88,6 @@ def _metrics(result: Mapping[str, Any]) -> list[str]:
         note = f"  above or below {result['settings']['threshold']:g}" if metric == "accuracy" else ""
         lines.append(f"{metric:>9}  {number(figure['value']):>8}  {interval(figure):<20}{note}".rstrip())
     return lines
-
-
-def _joined(left_out: Mapping[str, str]) -> dict[str, str]:
-    """Reason by names of the metrics that share it."""
-    reasons: dict[str, list[str]] = {}
-    for metric, reason in left_out.items():
-        reasons.setdefault(reason, []).append(metric)
-    return {", ".join(metrics): reason for reason, metrics in reasons.items()}
 
 
 def _groups(heading: str, groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -111,10 +109,10 @@ def _groups(heading: str, groups: Sequence[Mapping[str, Any]]) -> list[str]:
 def _comparison(result: Mapping[str, Any]) -> list[str]:
     names = [result.get(role, {}).get("name", role) for role in ("model", "against")]
     lines = [f"difference: {names[0]} minus {names[1]}, on the same images"]
-    for metric in METRIC_NAMES:
-        if figure := result["comparison"].get(metric):
-            lines.append(
-                f"{metric:>9}  {number(figure['difference'], sign='+'):>8}  {interval(figure):<20}  "
-                f"p {p_text(figure['p_value'])}"
-            )
+    for metric, figure in result["comparison"].items():
+        pair = f"{number(figure['a'])} - {number(figure['b'])}"
+        lines.append(
+            f"{metric:>9}  {number(figure['difference'], sign='+'):>8}  {interval(figure):<20}  "
+            f"p {p_text(figure['p_value']):<8}  {pair}"
+        )
     return lines

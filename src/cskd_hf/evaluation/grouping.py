@@ -20,8 +20,8 @@ _MOST_GROUPS = 60
 _NONE = "(none)"
 
 
-def group_columns(ratings: datasets.Dataset, by: Sequence[str] | None) -> list[str]:
-    """The columns to group by.
+def group_columns(ratings: datasets.Dataset, by: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """The columns to group by, and why others of `DEFAULT_COLUMNS` do not serve.
 
     Args:
         ratings: in the ratings schema.
@@ -32,11 +32,13 @@ def group_columns(ratings: datasets.Dataset, by: Sequence[str] | None) -> list[s
     """
     if by is None:
         present = [column for column in DEFAULT_COLUMNS if column in ratings.column_names]
-        return [column for column in present if not _refusal(ratings, column) and len(_names(ratings, column)[1]) > 1]
+        refused = {column: reason for column in present if (reason := _refusal(ratings, column))}
+        fitting = [column for column in present if column not in refused]
+        return [column for column in fitting if len(_names(ratings, column)[1]) > 1], refused
     for column in by:
         if reason := _refusal(ratings, column):
             raise RatingsError(f"by={column!r}: {reason}")
-    return list(dict.fromkeys(by))
+    return list(dict.fromkeys(by)), {}
 
 
 def groups_of(ratings: datasets.Dataset, column: str) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ BLUE, ORANGE = "#3b82c4", "#d9822b"
 COLOURS = (BLUE, ORANGE, "#3a9d6e", "#a15bb5", "#c2504d", "#8a8a2f", "#4aa5b5", "#8c6d5a")
 # Stands for the page's own text colour, which differs between light and dark mode.
 INK = "#0a0b0c"
+MANY_POINTS = 2000  # more are drawn as a picture: as vectors they make a page slow
 _STYLE = {
     "font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "cskd",
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -31,9 +32,16 @@ def load_scorer(name_or_path: str) -> tuple[CSKDForImageAesthetics, Preprocessin
     """A trained teacher or student in float32, and its preprocessing.
 
     Raises:
-        ValueError: the checkpoint is of another architecture, or of phase 1, without a trained head.
+        ValueError: there is no such checkpoint, or it is of another architecture, or of phase 1, without a trained head.
     """
-    config = CSKDConfig.from_pretrained(name_or_path)
+    try:
+        config = CSKDConfig.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        if Path(name_or_path).is_dir():
+            raise
+        raise ValueError(
+            f"there is no folder '{name_or_path}', and as the name of a Hub model: {str(error).strip()}"
+        ) from error
     if config.architectures == ["CSKDForFeatureAlignment"]:
         raise ValueError(
             f"'{name_or_path}' is a phase-1 checkpoint (CSKDForFeatureAlignment) without a trained head; train a teacher "

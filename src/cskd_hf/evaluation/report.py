@@ -17,7 +17,7 @@ from PIL import Image
 
 from .comparison import LOWER_IS_BETTER, METRICS, Row, Summary, format_figure, paired_lines, summarise
 from .metrics import srcc
-from .plotting import BLUE, INK, ORANGE, open_figure, save_png, to_svg, write_page
+from .plotting import BLUE, INK, MANY_POINTS, ORANGE, open_figure, save_png, to_svg, write_page
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 6
 _THUMBNAIL = 320
-_MANY_POINTS = 2000
 Scatter = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
@@ -108,7 +107,7 @@ def save_overview_png(
         _draw_bars(axes, summaries, names, ink="#222222")
         _heading(left, 0.05, "Rank correlation with the raters")
         axes = middle.add_axes((0.18, 0.11, 0.74, 0.76))
-        _draw_scatter(axes, true, predicted, scale)
+        draw_scatter(axes, true, predicted, scale)
         axes.set_aspect("auto")
         _heading(middle, 0.05, f"{len(true)} images, SRCC {_number(srcc(predicted, true))}")
         for heading, cells, top in strips:
@@ -152,17 +151,18 @@ def _draw_bars(axes: Axes, summaries: Sequence[Summary], names: Mapping[str, str
 
 def _scatter_svg(true: Sequence[float], predicted: Sequence[float], scale: Sequence[float]) -> Markup:
     with open_figure(4.6, 4.6) as figure:
-        _draw_scatter(figure.add_subplot(), true, predicted, scale)
+        draw_scatter(figure.add_subplot(), true, predicted, scale)
         return to_svg(figure)
 
 
-def _draw_scatter(axes: Axes, true: Sequence[float], predicted: Sequence[float], scale: Sequence[float]) -> None:
+def draw_scatter(axes: Axes, true: Sequence[float], predicted: Sequence[float], scale: Sequence[float]) -> None:
+    """Predictions against ratings on one scale, with the line of exact ones."""
     both = np.concatenate([true, predicted])
     margin = 0.06 * max(np.ptp(both), 1e-6)
     low, high = max(both.min() - margin, scale[0]), min(both.max() + margin, scale[-1])
     axes.plot([low, high], [low, high], "--", color="#888888", linewidth=1)
     # Thousands of vector points make a page slow; a picture of them is small.
-    axes.scatter(true, predicted, s=11, color=BLUE, alpha=0.45, linewidths=0, rasterized=len(true) > _MANY_POINTS)
+    axes.scatter(true, predicted, s=11, color=BLUE, alpha=0.45, linewidths=0, rasterized=len(true) > MANY_POINTS)
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="mean rating", ylabel="predicted score")
     axes.set_aspect("equal")
     axes.locator_params(nbins=6)
@@ -242,7 +242,7 @@ def _extremes(examples: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, 
 def _cells(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
-            "uri": _data_uri(example["image"]),
+            "uri": data_uri(example["image"]),
             "key": example["key"],
             "predicted": _number(example["predicted"], 2),
             "true": _number(example["true"], 2),
@@ -251,7 +251,7 @@ def _cells(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     """A thumbnail: PNG for tiny pictures, which JPEG would blur, else JPEG."""
     image = image.convert("RGB")
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))

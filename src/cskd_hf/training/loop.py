@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from ..data.loading import ImageStream, build_loader
-from .checkpoint import replaced_folder
+from ..files import replaced_folder
 from .engine import fit_engine, make_accelerator
 from .recipes import write_recipe
 from .result_weights import ResultWeights

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from .checkpoint import recover_folder
+from ..files import recover_folder
 from .recipes import read_recipe
 from .settings import LoopSettings, SettingsError
 

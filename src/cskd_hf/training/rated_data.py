@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 
@@ -25,6 +30,7 @@ from .settings import SettingsError
 logger = logging.getLogger(__name__)
 
 RATED = "rated"
+_CHUNK = 1000
 
 
 def stream_name(number: int) -> str:
@@ -272,16 +278,36 @@ def _judged(ratings: datasets.Dataset, settings: RatedSettings) -> datasets.Data
 def _without(
     ratings: datasets.Dataset, judged: datasets.Dataset | None, settings: RatedSettings
 ) -> tuple[datasets.Dataset, int]:
-    """The ratings without training images that are the same files as judged ones, and how many these were."""
-    taken = {path for path in _files(judged) if path} if judged is not None else set()
-    splits = ratings["split"][:]
-    rows = [
-        row for row, path in enumerate(_files(ratings)) if path not in taken or splits[row] != settings.train_split
-    ]
-    return (ratings, 0) if len(rows) == len(ratings) else (ratings.select(rows), len(ratings) - len(rows))
+    """The ratings without training images that are judged ones, byte for byte, and how many these were."""
+    if judged is None:
+        return ratings, 0
+    # Few images are of one size in bytes: nearly none of a large set has to be read.
+    by_size: dict[int, list[int]] = {}
+    for row, size in enumerate(_byte_sizes(judged)):
+        by_size.setdefault(size, []).append(row)
+    taken = lru_cache(maxsize=None)(lambda size: {_digest(judged[row]["image"]) for row in by_size[size]})
+    splits, kept = ratings["split"][:], []
+    for row, size in enumerate(_byte_sizes(ratings)):
+        candidate = size and size in by_size and splits[row] == settings.train_split
+        if not candidate or _digest(ratings[row]["image"]) not in taken(size):
+            kept.append(row)
+    return (ratings, 0) if len(kept) == len(ratings) else (ratings.select(kept), len(ratings) - len(kept))
 
 
-def _files(ratings: datasets.Dataset) -> list[str | None]:
-    """The file of each image, None for one that is embedded."""
-    cells = ratings.select_columns("image").with_format("arrow")[:]["image"].to_pylist()
-    return [None if cell["bytes"] is not None else cell["path"] for cell in cells]
+def _byte_sizes(ratings: datasets.Dataset) -> list[int]:
+    """Of each image; 0 for one that is not on this machine."""
+    sizes: list[int] = []
+    images = ratings.select_columns("image").with_format("arrow")
+    for first in range(0, len(images), _CHUNK):  # embedded images need not fit into memory together
+        cells = images[first : first + _CHUNK]["image"]
+        lengths = pc.binary_length(pc.struct_field(cells, "bytes")).to_pylist()
+        paths = pc.struct_field(cells, "path").to_pylist()
+        for length, path in zip(lengths, paths):
+            there = length is None and path is not None and os.path.isfile(path)
+            sizes.append(os.path.getsize(path) if there else length or 0)
+    return sizes
+
+
+def _digest(image: dict) -> bytes:
+    data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    return hashlib.sha256(data).digest()

@@ -13,8 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..files import write_json
-from .checkpoint import replaced_folder
+from ..files import replaced_folder, write_json
 from .settings import SettingsError
 from .task import TrainingTask
 

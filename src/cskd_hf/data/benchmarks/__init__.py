@@ -27,6 +27,13 @@ READERS: dict[str, str] = {
     "aadb": "aadb:read_aadb",
     "para": "para:read_para",
     "eva": "eva:read_eva",
+    "flickr-aes": "flickr_aes:read_flickr_aes",
+    "flickr-aes-votes": "flickr_aes:read_flickr_aes_votes",
+    "tad66k": "tad66k:read_tad66k",
+    "koniq10k": "koniq10k:read_koniq10k",
+    "koniq10k-mos": "koniq10k:read_koniq10k_mos",
+    "spaq": "spaq:read_spaq",
+    "baid": "baid:read_baid",
 }
 """Module and function of each reader, imported when it is asked for."""
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
-from ..ratings_checks import Problems, RatingsError
+from ..ratings_checks import Problems, RatingsError, parse_numbers
 from ..ratings_schema import build_ratings
+from ..ratings_tables import read_table
 
 VALIDATION_SHARE = 0.05
 
@@ -40,6 +42,84 @@ def find_path(folder: str | os.PathLike, *names: str, what: str, optional: bool 
     if not root.is_dir():
         raise RatingsError(f"'{root}' is not a folder; give the folder of the data set.")
     raise RatingsError(f"'{root}': {what} is missing; looked for {' | '.join(names)}.")
+
+
+def find_split_files(folder: str | os.PathLike, names: Mapping[str, Sequence[str]], what: str) -> dict[str, Path]:
+    """The files of the splits: those of them that exist, at least one.
+
+    Args:
+        folder: of the data set, or one of the files alone, whose name then says its split.
+        names: of each split, the names that its file may have.
+        what: they are, for the message.
+
+    Raises:
+        RatingsError: there is none.
+    """
+    root = Path(folder)
+    if root.is_file():
+        stem = root.stem.lower()
+        split = next((split for split in names if split[:3] in stem), None)
+        if split is None:
+            raise RatingsError(
+                f"'{root}': its name says no split; allowed: names with train, val or test, or the folder."
+            )
+        return {split: root}
+    found = {split: find_path(root, *options, what=what, optional=True) for split, options in names.items()}
+    files = {split: path for split, path in found.items() if path is not None}
+    if not files:
+        find_path(root, *(name for options in names.values() for name in options), what=what)
+    return files
+
+
+def read_split_files(files: Mapping[str, Path]) -> tuple[dict[str, list], list[str]]:
+    """Read tables with the same columns, one a split, as one table with a column "split".
+
+    Returns:
+        columns of raw cells, and the file and place of each row, e.g. "test.csv line 7".
+
+    Raises:
+        RatingsError: they have different columns.
+    """
+    table: dict[str, list] = {}
+    row_names: list[str] = []
+    for split, path in files.items():
+        part, places = read_table(path)
+        part = {**part, "split": [split] * len(places)}
+        if table and set(part) != set(table):
+            raise RatingsError(f"'{path}': it has the columns {list(part)}, the file before it has {list(table)}.")
+        for name, cells in part.items():
+            table.setdefault(name, []).extend(cells)
+        row_names += [f"{path.name} {place}" for place in places]
+    return table, row_names
+
+
+def parse_votes(table: Mapping[str, list], columns: Sequence[str], problems: Problems) -> Any:
+    """The votes of a table with one column a bin: (rows, bins); null for a row that has none or is faulty, which is noted.
+
+    Raises:
+        RatingsError: a column is missing.
+    """
+    require_columns(table, columns, problems.source)
+    votes = np.stack([parse_numbers(table[column], problems, column) for column in columns], axis=1)
+    empty = np.isnan(votes)
+    if not empty.any():
+        return votes
+    for row, column in np.argwhere(empty):
+        if int(row) not in problems.rows:
+            problems.add(
+                row, columns[column], None, "the cell is empty; write 0 where nobody voted so.", "not a number"
+            )
+    return [None if bad else row for row, bad in zip(votes, empty.any(axis=1))]
+
+
+def require_columns(table: Mapping[str, list], columns: Sequence[str], source: str | os.PathLike) -> None:
+    """Refuse a table that lacks columns.
+
+    Raises:
+        RatingsError: naming those that are missing and those that are there.
+    """
+    if missing := [name for name in columns if name not in table]:
+        raise RatingsError(f"'{source}': the columns {missing} are missing; it has {list(table)[:20]}.")
 
 
 def hash_fraction(key: str, salt: str) -> float:

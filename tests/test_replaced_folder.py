@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cskd_hf.training.checkpoint import recover_folder, replaced_folder
+from cskd_hf.files import recover_folder, replaced_folder
 
 
 def write(folder, text):

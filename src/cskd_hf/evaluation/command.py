@@ -1,0 +1,88 @@
+"""The `cskd-hf evaluate` command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+from accelerate import Accelerator
+
+from ..data.ratings import RatingsError, select_split
+from ..data.ratings_checks import suggest
+from ..data.ratings_locations import open_ratings, split_location
+from ..files import public_name
+from .evaluate import EvaluationSettings, evaluate, evaluation_table, write_evaluation
+from .evaluation_output import REPORT
+
+_ALL = "all"
+
+
+def evaluate_command(namespace: argparse.Namespace) -> int:
+    """Run `cskd-hf evaluate`: print the table, and write the files where a folder is given.
+
+    Args:
+        namespace: as commands.py parses it.
+
+    Returns:
+        exit code: 0.
+
+    Raises:
+        RatingsError, ValueError: the model, the ratings or an option do not fit; says what is allowed.
+    """
+    for option, lowest in (("batch_size", 1), ("num_workers", 0)):
+        if (value := getattr(namespace, option)) < lowest:
+            raise ValueError(f"--{option.replace('_', '-')} {value} must be at least {lowest}.")
+    if namespace.against and not namespace.bootstrap:
+        raise ValueError("--against compares by resampling; leave out --bootstrap 0.")
+    settings = EvaluationSettings(
+        by=namespace.by,
+        threshold=namespace.threshold,
+        rescale=namespace.rescale,
+        n_resamples=namespace.bootstrap,
+        seed=namespace.seed,
+    )
+    ratings = _splits(
+        open_ratings(namespace.ratings, image_dir=namespace.image_dir, score_values=namespace.score_values),
+        namespace.split,
+    )
+    accelerator = Accelerator(cpu=namespace.cpu)
+    result = evaluate(
+        namespace.model,
+        ratings,
+        against=namespace.against,
+        settings=settings,
+        batch_size=namespace.batch_size,
+        num_workers=namespace.num_workers,
+        accelerator=accelerator,
+        quiet=namespace.quiet,
+    )
+    if result:
+        result["data"]["location"] = _public(namespace.ratings)
+        result["command"] = namespace.command_line
+        print(evaluation_table(result))
+        if namespace.output:
+            write_evaluation(namespace.output, result, ratings)
+            print(f"\nreport: {Path(namespace.output) / REPORT}")
+    accelerator.end_training()
+    return 0
+
+
+def _splits(ratings: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
+    """The rows of the named splits, in their order."""
+    if names == [_ALL]:
+        return ratings
+    if len(names) == 1:
+        return select_split(ratings, names[0])
+    splits = ratings["split"][:]
+    for name in names:
+        if name not in splits:
+            known = sorted(set(splits))
+            raise RatingsError(f"there is no split {name!r}{suggest(name, known)}; allowed: {known}, or {_ALL}.")
+    return ratings.select([row for row, split in enumerate(splits) if split in names])
+
+
+def _public(location: str) -> str:
+    name, rest = split_location(location)
+    return f"{name}:{public_name(rest)}" if name else public_name(rest)
