@@ -48,3 +48,12 @@ def test_head_ranks_as_the_probe_and_scores_near_it(with_histograms):
     assert (rankdata(scores.detach().numpy()) == rankdata(probe.numpy())).all()
     middle = (probe - means.mean()).abs() < 0.5
     assert (scores - probe).abs()[middle].max() < 0.15
+
+
+@pytest.mark.parametrize("values", [[0.0, 10.0], [1.0, 7.0], [0.0, 4.0, 100.0]])
+def test_head_without_histograms_starts_at_the_mean_however_few_the_bins_are(values):
+    features, means, _ = problem()
+    head = nn.Linear(12, len(values))
+    start_head_from_probe(head, features, means, values, None, l2=1e12)  # the probe is the mean
+    scores = (head(features).double().softmax(-1) * torch.tensor(values, dtype=torch.float64)).sum(-1)
+    assert (scores - means.double().mean()).abs().max() < 0.02 * (values[-1] - values[0])

@@ -94,7 +94,9 @@ def load_ratings(
     else:
         table, row_names = read_table(path)
         root = path.parent if image_dir is None else image_dir
-        ds = _from_table(table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes, images)
+        ds = ratings_from_table(
+            table, row_names, str(path), path.stem, root, score_values, columns or {}, attributes, images
+        )
     return ds if split is None else select_split(ds, split)
 
 
@@ -127,7 +129,7 @@ def _load_dataset(
         score_values = score_values_of(ds)
     attributes = attributes_of(ds) | dict(attributes or {})
     table = ds.to_dict()
-    return _from_table(
+    return ratings_from_table(
         table, row_names, str(path), path.name, image_dir, score_values, columns or {}, attributes, images
     )
 
@@ -165,7 +167,7 @@ def _checked(
     return ds.select([row for row in range(len(ds)) if row not in gone])
 
 
-def _from_table(
+def ratings_from_table(
     table: dict[str, list],
     row_names: list[str],
     source: str,

@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl
 
 import datasets
 
-from .benchmarks import READERS, check_options, find_reader
+from .benchmarks import READERS, VOTE_READERS, check_options, find_reader, find_vote_reader
 from .ratings import load_ratings
 from .ratings_checks import RatingsError, check_score_values, suggest
 from .ratings_schema import score_values_of, select_split
+from .votes import Votes, load_votes
 
 HUB = "hub"
 _NAME = re.compile(r"[A-Za-z][\w-]+")  # one letter is a drive of Windows
@@ -79,6 +80,38 @@ def open_ratings(
             f"'{text}': `score_values` is {list(score_values)}, those of {name!r} are {own}; leave it out."
         )
     return ds if split is None else select_split(ds, split)
+
+
+def open_votes(
+    location: str | os.PathLike,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    split: str | None = None,
+    repeats: str = "refuse",
+) -> Votes:
+    """Ratings with one row a vote, wherever they are: who rated which image how.
+
+    Args:
+        location (`str` or `Path`): A file that `load_votes` reads, or `NAME:DIR` of a data set that publishes its votes:
+            those of `VOTE_READERS`. Their keys are those of the rated set that `open_ratings` makes of it.
+        columns, split, repeats: of a file, as in `load_votes`.
+
+    Raises:
+        RatingsError: The data cannot be used, or the data set publishes no votes.
+    """
+    text = os.fspath(location)
+    name, rest = split_location(text)
+    if not name:
+        return load_votes(text, columns=columns, split=split, repeats=repeats)
+    if name not in VOTE_READERS:
+        raise RatingsError(
+            f"'{text}': the votes of {name!r} cannot be read one by one; allowed: a file, {', '.join(VOTE_READERS)}."
+        )
+    if columns or split:
+        raise RatingsError(
+            f"'{text}': the columns of {name!r} are known, and its votes have no split; leave them out."
+        )
+    return find_vote_reader(name)(_split_options(rest)[0])
 
 
 def split_location(location: str | os.PathLike) -> tuple[str, str]:

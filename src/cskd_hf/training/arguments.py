@@ -225,6 +225,12 @@ class RatedSettings(EncoderSettings):
         0.5, "weight of the loss to attributes, where a set has them; 0 leaves them out of the model"
     )
     labels: int = setting(0, "number of rated images of the first set to use, drawn by --seed; 0 uses all")
+    label_share: float = setting(0.0, "share of them instead, e.g. 0.01 for 1 %; 0 uses all")
+    label_ids: str = setting(
+        "",
+        "file with the keys of the rated images to use, one a line (cskd-hf data subset); --labels or --label-share take "
+        "the first of them",
+    )
     head_init: str = setting(
         "probe", "start of the heads: ridge probe on frozen features, or random", choices=("probe", "random")
     )
@@ -272,6 +278,10 @@ class RatedSettings(EncoderSettings):
         parse_attributes(self.attributes)
         at_least(self, "attribute_weight", 0)
         at_least(self, "labels", 0)
+        if not 0 <= self.label_share <= 1:
+            raise SettingsError(f"label_share={self.label_share} must be between 0 and 1, e.g. 0.01 for 1 %.")
+        if self.labels and self.label_share:
+            raise SettingsError(f"labels={self.labels} and label_share={self.label_share}: give one of them.")
         _check_crop_scale(self, "rated_crop_scale")
         if self.probe_l2 <= 0 or self.head_learning_rate <= 0:
             raise SettingsError("probe_l2 and head_learning_rate must be above 0.")

@@ -156,6 +156,8 @@ def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[st
             "ratings",
             "images",
             "labels",
+            "label_share",
+            "label_ids",
             "seed",
             "max_steps",
         )

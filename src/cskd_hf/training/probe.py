@@ -94,8 +94,8 @@ def start_head_from_probe(
         features: `(images, feature_size)` of the rated images.
         means: `(images,)` mean ratings.
         score_values: value of each bin.
-        distributions: `(n, bins)` rating histograms, of these images or some of them; without them q is a normal distribution over the bins with
-            the mean of the ratings and a spread of a sixth of the scale.
+        distributions: `(n, bins)` rating histograms, of these images or some of them; without them q is a normal
+            distribution over the bins with the mean of the ratings and a spread of a sixth of the scale.
         l2: see `ridge_probe`.
     """
     set_head(head, *ridge_probe(features, means, l2), means, score_values, distributions)
@@ -121,13 +121,27 @@ def set_head(
     if distributions is not None:
         q = distributions.double().mean(0)
     else:
-        q = torch.exp(-(((values - means.double().mean()) / ((values[-1] - values[0]) / 6)) ** 2) / 2)
+        q = _normal(values, means.double().mean())
     q = (q + 1e-4) / (q + 1e-4).sum()  # a bin that nobody used must stay reachable
     centre = (q * values).sum()
     variance = (q * (values - centre).square()).sum()
     bins = len(score_values)
     head.weight[:bins] = (values[:, None] * weight[None, :] / variance).to(head.weight)
     head.bias[:bins] = (q.log() + values * (bias - centre) / variance).to(head.bias)
+
+
+def _normal(values: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """A normal distribution over the bins with a spread of a sixth of the scale, tilted until `mean` is its mean: where
+    bins are few, such as the two ends of a scale, it would be far from that."""
+    log_q = -(((values - mean) / ((values[-1] - values[0]) / 6)) ** 2) / 2
+    shares = (values - values[0]) / (values[-1] - values[0])
+    wanted = (mean - values[0]) / (values[-1] - values[0])
+    low, high = torch.tensor(-100.0).to(values), torch.tensor(100.0).to(values)
+    for _ in range(60):  # bisection: the mean rises with the tilt
+        tilt = (low + high) / 2
+        too_low = (torch.softmax(log_q + tilt * shares, dim=0) * shares).sum() < wanted
+        low, high = torch.where(too_low, tilt, low), torch.where(too_low, high, tilt)
+    return torch.softmax(log_q + low * shares, dim=0)
 
 
 @torch.no_grad()

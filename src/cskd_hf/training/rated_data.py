@@ -16,9 +16,10 @@ import torch
 from accelerate import Accelerator
 
 from ..data.collection import ImageCollection
+from ..data.label_lists import few_rated
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder, largest_remainder
-from ..data.ratings import attributes_of, rated_subset, score_values_of, select_split
+from ..data.ratings import attributes_of, score_values_of, select_split
 from ..data.soft_bins import soft_histograms
 from ..data.sources import DatasetSource
 from ..data.views import Preprocessing, ViewSettings
@@ -45,7 +46,7 @@ class RatedSet:
         ratings: in the ratings schema, all splits.
         name: what errors call it.
         settings: of the run.
-        labels: how many images to draw; 0 takes all.
+        few: take only the images that the settings `labels`, `label_share` and `label_ids` name.
         width: standard deviation of the histograms that stand in for missing ones; 0 makes none.
 
     Attributes:
@@ -60,18 +61,13 @@ class RatedSet:
     """
 
     def __init__(
-        self, ratings: datasets.Dataset, name: str, settings: RatedSettings, labels: int = 0, width: float = 0.0
+        self, ratings: datasets.Dataset, name: str, settings: RatedSettings, few: bool = False, width: float = 0.0
     ) -> None:
         self.name, self.settings = name, settings
         self.score_values = list(score_values_of(ratings))
         self.train = self.split(ratings, "train_split")
-        if labels > len(self.train):
-            raise SettingsError(
-                f"labels={labels}, but the split '{settings.train_split}' of '{name}' has {len(self.train)} rated images; "
-                "give --labels at most that, or 0 for all."
-            )
-        if labels:
-            self.train = rated_subset(self.train, labels, settings.seed)
+        if few:
+            self.train = self._few(ratings)
         if len(self.train) < 2:
             raise SettingsError(f"'{name}' needs at least two rated images in each split that is used.")
         self.means = torch.tensor(self.train["mean"][:], dtype=torch.float32)
@@ -89,6 +85,16 @@ class RatedSet:
                 + "or add a column `split`."
             )
         return select_split(ratings, name)
+
+    def _few(self, ratings: datasets.Dataset) -> datasets.Dataset:
+        settings = self.settings
+        if settings.labels > len(self.train):
+            raise SettingsError(
+                f"labels={settings.labels}, but the split '{settings.train_split}' of '{self.name}' has {len(self.train)} "
+                "rated images; give --labels at most that, or 0 for all."
+            )
+        chosen = {name: getattr(settings, name) for name in ("labels", "label_share", "label_ids", "seed")}
+        return few_rated(self.train, ratings, **chosen)
 
     def _histograms(self, width: float) -> tuple[torch.Tensor, int]:
         missing = np.full(len(self.score_values), np.nan)
@@ -173,7 +179,7 @@ class RatedData:
         first, *further = load_rated(settings)
         widths = settings.soft_bins or [0.0]
         widths = widths * len(settings.ratings) if len(widths) == 1 else widths
-        self.main = RatedSet(first, settings.ratings[0], settings, settings.labels, widths[0])
+        self.main = RatedSet(first, settings.ratings[0], settings, True, widths[0])
         self.validation = self.main.split(first, "validation_split") if settings.validation_split else None
         if self.validation is not None and len(self.validation) < 2:
             raise SettingsError(f"'{self.main.name}' needs at least two rated images in each split that is used.")

@@ -7,19 +7,22 @@ from collections import Counter
 import pytest
 
 import rated_layouts
+import rated_layouts_more
 from cskd_hf.data.benchmarks import READERS, find_reader
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of, select_split
 from cskd_hf.data.ratings_locations import open_ratings, split_location
 from cskd_hf.data.ratings_schema import SCHEMA_COLUMNS, descriptions_of
 from cskd_hf.models.image_loading_cskd import load_image
 
-NAMES = [name for name in READERS if name in rated_layouts.WRITERS]
+WRITERS = rated_layouts.WRITERS | rated_layouts_more.WRITERS
+NAMES = list(READERS)
+OWN_VALIDATION = ("ava-tanet", "aadb", "eva", "koniq10k", "koniq10k-mos", "baid")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """One small data set for each reader."""
-    return {name: rated_layouts.WRITERS[name](tmp_path_factory.mktemp(name)) for name in NAMES}
+    return {name: WRITERS[name](tmp_path_factory.mktemp(name)) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +78,7 @@ def test_missing_images_are_dropped_on_request_with_their_number(folders, name):
             file.write(content)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("ava-tanet", "aadb", "eva")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN_VALIDATION])
 def test_validation_is_carved_out_of_train_alone(folders, name):
     whole = open_ratings(f"{name}:{folders[name]}?validation_share=0")
     official = dict(zip(whole["key"], whole["split"]))

@@ -37,6 +37,12 @@ READERS: dict[str, str] = {
 }
 """Module and function of each reader, imported when it is asked for."""
 
+VOTE_READERS: dict[str, str] = {
+    "flickr-aes": "flickr_aes:read_votes",
+    "flickr-aes-votes": "flickr_aes:read_votes",
+}
+"""Those that also read who rated what: `reader(folder) -> Votes`."""
+
 
 def find_reader(name: str) -> Reader:
     """The reader of a data set.
@@ -46,7 +52,16 @@ def find_reader(name: str) -> Reader:
     """
     if name not in READERS:
         raise RatingsError(f"there is no data set {name!r}{suggest(name, READERS)}; allowed: {', '.join(READERS)}.")
-    module, _, function = READERS[name].partition(":")
+    return _import(READERS[name])
+
+
+def find_vote_reader(name: str) -> Callable[..., Any]:
+    """The reader of the votes of a data set of `VOTE_READERS`."""
+    return _import(VOTE_READERS[name])
+
+
+def _import(path: str) -> Callable[..., Any]:
+    module, _, function = path.partition(":")
     return getattr(importlib.import_module(f".{module}", __name__), function)
 
 

@@ -13,7 +13,9 @@ import datasets
 from ..ratings_faults import Problems
 from .reading import build_benchmark, find_path, find_split_files, read_split_files, require_columns
 
-SCORE_VALUES = (0.0, 10.0)
+SCORE_VALUES = tuple(range(11))
+"""Ends of the scale and, for a head or soft bins, steps between them; there are no histograms."""
+
 _FILES = {"train": "train_set.csv", "validation": "val_set.csv", "test": "test_set.csv"}
 
 

@@ -26,7 +26,7 @@ from .lists import TEST_LISTS, find_names, split_by_list
 from .reading import VALIDATION_SHARE, build_benchmark, carve_validation, find_path, hash_fraction
 
 SCORE_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-SCORE_SCALE = (0.2, 1.0)
+PUBLISHED_VALUES = (0.2, 0.4, 0.6, 0.8, 1.0)  # the five ratings, divided by 5
 TEST_WORKERS = 37 / 210
 """Share of the workers whose photographs are the test split, as in the paper."""
 
@@ -104,7 +104,7 @@ def _read(folder, images, image_dir, validation_share, test_list, test_workers, 
     columns = {"image": keys, "key": keys, **labels, "split": splits}
     return build_benchmark(
         {name: [cells[row] for row in rows] for name, cells in columns.items()},
-        SCORE_VALUES if histograms else SCORE_SCALE,
+        SCORE_VALUES if histograms else PUBLISHED_VALUES,
         name="FLICKR-AES",
         source=str(path),
         image_dir=image_dir or find_path(folder, *_IMAGES, what="the folder of images"),

@@ -18,7 +18,7 @@ from .lists import listed_or_own_split
 from .reading import VALIDATION_SHARE, build_benchmark, find_path, parse_votes, require_columns
 
 SCORE_VALUES = (1.0, 2.0, 3.0, 4.0, 5.0)
-MOS_SCALE = (0.0, 100.0)
+MOS_VALUES = tuple(range(0, 101, 10))  # ends of the scale and steps between them, without histograms
 _BINS = [f"c{value}" for value in range(1, 6)]
 _SETS = {"training": "train", "train": "train", "validation": "validation", "test": "test"}
 _FILES = ("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
@@ -80,7 +80,7 @@ def _read(folder, images, image_dir, validation_share, test_list, means) -> data
         labels = {"distribution": parse_votes(table, _BINS, problems), "n_votes": table["c_total"], "mos": mos}
     return build_benchmark(
         {"image": keys, "key": keys, **labels, "split": splits},
-        MOS_SCALE if means else SCORE_VALUES,
+        MOS_VALUES if means else SCORE_VALUES,
         name="KonIQ-10k",
         source=problems.source,
         image_dir=image_dir or find_path(home, *_IMAGES, what="the folder of images"),

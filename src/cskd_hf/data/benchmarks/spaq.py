@@ -17,7 +17,9 @@ from .lists import listed_or_own_split
 from .reading import VALIDATION_SHARE, build_benchmark, find_path, require_columns
 from .xlsx import read_xlsx
 
-SCORE_VALUES = (0.0, 100.0)
+SCORE_VALUES = tuple(range(0, 101, 10))
+"""Ends of the scale and, for a head or soft bins, steps between them; there are no histograms."""
+
 ATTRIBUTES = {name.lower(): name for name in ("Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness")}
 """Columns of the rated set, and what the label file calls them."""
 

@@ -22,7 +22,9 @@ from .reading import (
     require_columns,
 )
 
-SCORE_VALUES = (1.0, 10.0)
+SCORE_VALUES = tuple(range(1, 11))
+"""Ends of the scale and, for a head or soft bins, steps between them; there are no histograms."""
+
 _HOMES = ("", "labels/", "TAD66K/", "TAD66K/labels/")
 
 
