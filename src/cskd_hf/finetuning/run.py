@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.ratings import RatingsError
-from ..training.checkpoint import replaced_folder
+from ..files import replaced_folder
 from ..training.settings import SettingsError
 from .encoded import Encoded, check_ratings, encode_ratings
 from .estimate import SEMI, Estimate, HeldOut, measure, predict_held_out, verdict

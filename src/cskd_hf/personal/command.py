@@ -19,9 +19,9 @@ from ..data.views import Preprocessing
 from ..data.votes import Votes, load_votes
 from ..evaluation.metrics import mae, srcc
 from ..evaluation.predict import load_scorer
+from ..files import replaced_folder
 from ..models.image_loading_cskd import ImageLoadError, load_image
 from ..models.modeling_cskd import CSKDForImageAesthetics
-from ..training.checkpoint import replaced_folder
 from ..training.settings import SettingsError
 from .layers import layer_effects, train_layers
 from .taste import RatedFeatures, bank_noise, choose_head_penalty, fit_head, fit_scales, head_effects
