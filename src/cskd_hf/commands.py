@@ -6,6 +6,8 @@ import argparse
 import os
 from collections.abc import Callable
 
+from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
 from .training.settings import LoopSettings
@@ -41,6 +43,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_check_images,
         _add_analyze,
         _add_encoders,
+        _add_finetune,
+        _add_personalize,
         _add_data,
         _add_evaluate,
     ):
@@ -208,6 +212,29 @@ def _add_encoders(commands: argparse._SubParsersAction) -> None:
     encoders = _add(commands, "encoders", "which image encoders of transformers can be aligned, and how", run)
     encoders.add_argument("families", nargs="*", metavar="FAMILY", help="only these, e.g. vit swin clip")
     encoders.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_finetune(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        settings = settings_from(namespace, FinetuneSettings)
+        from .finetuning.run import finetune_command
+
+        return finetune_command(settings)
+
+    summary = "train a scorer on your own ratings, with a held-out estimate of how good it is"
+    finetune = _add(commands, "finetune", summary, run)
+    finetune.add_argument("ratings", help="rated images: CSV, TSV, JSONL or Parquet file, saved dataset, or NAME:DIR")
+    add_settings(finetune, FinetuneOptions)
+
+
+def _add_personalize(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .personal.command import personalize_command
+
+        return personalize_command(namespace)
+
+    personalize = _add(commands, "personalize", "scorers of single raters as task vectors of a general scorer", run)
+    add_actions(personalize)
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

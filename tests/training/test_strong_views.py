@@ -84,3 +84,9 @@ def test_mixture_lies_between_an_image_and_the_next(crops):
         shares.append(share.item())
     assert all(-0.01 <= share <= 1.01 for share in shares)
     assert max(shares) - min(shares) > 0.2  # each image has its own
+
+
+def test_half_precision_training_does_not_round_pixels(crops):
+    exact = strong_views(crops, 1, range(6), 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(strong_views(crops, 1, range(6), 3), exact)

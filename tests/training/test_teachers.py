@@ -110,3 +110,12 @@ def test_moving_average_follows_the_formula_and_teaches(crops):
     assert torch.allclose(teacher.model.classifier.weight, average)
     assert not torch.allclose(average, weight)
     assert not torch.allclose(teacher(crops), before)
+
+
+def test_half_precision_training_does_not_round_the_variance(members, crops):
+    rows = members[0](crops)
+    for teacher in (members[0], Ensemble([members[0], MirroredTeacher(members[0])])):
+        rows = teacher(crops)
+        exact = split_row(rows, teacher)[1]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(split_row(rows, teacher)[1], exact)

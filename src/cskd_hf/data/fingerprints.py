@@ -177,6 +177,29 @@ def _pairs_within(hashes: np.ndarray) -> list[tuple[int, int, int]]:
     return sorted((later, earlier, away) for (later, earlier), away in pairs.items())
 
 
+def similar_pairs(hashes: np.ndarray) -> np.ndarray:
+    """All pairs of hashes within `MAX_DISTANCE`, mirrored or not.
+
+    Args:
+        hashes: uint64 (n, 4).
+
+    Returns:
+        int64 (pairs, 2): (later, earlier), sorted.
+    """
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for first in range(0, len(hashes), _QUERIES):
+        block = hashes[first : first + _QUERIES]
+        for start in range(0, first + len(block), _REFERENCES):
+            others = hashes[start : start + _REFERENCES]
+            for side in (others, mirrored(others)):
+                near = _popcount(block[:, None, 0] ^ side[None, :, 0]) <= _MAX_LOW_DISTANCE
+                later, earlier = np.divmod(np.flatnonzero(near), len(side))
+                close = _popcount(block[later] ^ side[earlier]).sum(-1, dtype=np.int64) <= MAX_DISTANCE
+                close &= first + later > start + earlier
+                found.append(np.stack([first + later[close], start + earlier[close]], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
 class Images(Protocol):
     """What fingerprints are taken of: a source or a collection of `data.sources`."""
 

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ..models.image_loading_cskd import ImageLoadError
 from .fingerprints import (
@@ -34,6 +36,7 @@ from .fingerprints import (
     fingerprint,
     name_of,
     nearest,
+    similar_pairs,
     take_fingerprints,
 )
 
@@ -191,3 +194,22 @@ def find_duplicates(prints: Fingerprints, *, perceptual: bool, quiet: bool = Tru
                 findings.matches[row] = Match(prints.keys[row], prints.keys[rows[at]], "perceptual", bits)
     findings.matches = dict(sorted(findings.matches.items()))
     return findings
+
+
+def same_pictures(prints: Fingerprints) -> np.ndarray:
+    """A number for each image, equal for images that are copies of one another, also by way of a third.
+
+    Unlike `find_duplicates`, which has each copy point at one image that stays, every pair counts: of three cuts in a
+    row, the first and the last may not resemble each other, and still show parts of one picture.
+
+    Args:
+        prints: fingerprints of all images, perceptual ones included.
+
+    Returns:
+        int64 (n,), counted from 0.
+    """
+    rows = np.flatnonzero(prints.hashed)
+    exact = np.array(list(exact_copies(prints.digests)), dtype=np.int64).reshape(-1, 2)
+    pairs = np.concatenate([exact, rows[similar_pairs(prints.hashes[rows])]])
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(prints), len(prints)))
+    return connected_components(links, directed=False)[1].astype(np.int64)

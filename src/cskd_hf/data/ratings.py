@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from .ratings_checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
 from .ratings_columns import find_columns
+from .ratings_faults import UnknownScaleError
 from .ratings_parquet import is_converted, load_converted
 from .ratings_schema import (
     SCHEMA_COLUMNS,
@@ -211,9 +212,10 @@ def ratings_from_table(
     elif bins is not None:
         data["distribution"] = [parse_list(cell) for cell in table[bins]]
     if score_values is None:
-        raise RatingsError(
+        raise UnknownScaleError(
             f"{source}: the ends of the scale are unknown; pass `score_values`, the rating of each bin, e.g. "
-            "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ..."
+            "score_values=[1, 2, 3, 4, 5], or name the vote columns votes_1, votes_2, ...",
+            _ends_of(table[found["mean"]], source) if bins is None else None,
         )
     used = {*found.values(), *(bins if isinstance(bins, list) else [bins])}
     # A column that bears a name of the schema, but was not chosen for it, would be mistaken for it later.
@@ -262,3 +264,8 @@ def _from_votes(
         attributes=attributes,
         images=images,
     )
+
+
+def _ends_of(cells: Sequence, source: str) -> tuple[float, float] | None:
+    numbers = parse_numbers(cells, Problems(source), "mean")
+    return None if np.isnan(numbers).all() else (float(np.nanmin(numbers)), float(np.nanmax(numbers)))

@@ -17,6 +17,20 @@ class RatingsError(ValueError):
     """Labelled data that cannot be used; the message says where, what was found, what is allowed and what to do."""
 
 
+class UnknownScaleError(RatingsError):
+    """Nothing says which ratings the bins stand for, or where the scale of the ratings ends.
+
+    Args:
+        message (`str`): As of any error.
+        ends (`tuple[float, float]`, *optional*): The lowest and the highest rating found; none where there are only
+            votes in bins of unknown value.
+    """
+
+    def __init__(self, message: str, ends: tuple[float, float] | None = None):
+        super().__init__(message)
+        self.ends = ends
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with labelled data.

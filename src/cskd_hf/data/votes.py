@@ -16,6 +16,7 @@ import numpy as np
 
 from .ratings_checks import Problems, RatingsError, check_score_values, check_texts, parse_numbers, suggest
 from .ratings_columns import COLUMN_NAMES, raise_missing
+from .ratings_faults import UnknownScaleError
 from .ratings_tables import read_table
 
 VOTE_NAMES = ("rating", "vote", "stars")
@@ -264,9 +265,10 @@ def _bins(votes: Votes, score_values: Sequence[float] | None) -> tuple[np.ndarra
     if score_values is None:
         found = np.unique(votes.ratings)
         shown = [float(value) for value in found[:10]]
-        raise RatingsError(
+        raise UnknownScaleError(
             f"{votes.source}: which votes were allowed is unknown; pass `score_values`, all of them in increasing order "
-            f"(or the two ends of a scale without steps). The file has {shown}{'...' if len(found) > 10 else ''}."
+            f"(or the two ends of a scale without steps). The file has {shown}{'...' if len(found) > 10 else ''}.",
+            (float(found[0]), float(found[-1])),
         )
     problems = Problems(votes.source, votes.row_names)
     values = np.asarray(check_score_values(score_values))

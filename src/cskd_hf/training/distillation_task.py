@@ -104,30 +104,34 @@ class DistillationTask(RatingTask):
         by_name = self.rated_parts(output, batch)
         rated = {name: by_name.pop(name) for name in ("rated", "attributes") if name in by_name}
         by_set = {name: value.detach() for name, value in by_name.items() if name != "loss"}
-        taught: dict[str, torch.Tensor] = {}
-        targets = weights = None
-        if self.teachers:
-            (teacher,) = self.teachers
-            rows = torch.cat(
-                [batch[name][SOFT] if SOFT in batch[name] else teacher(crops) for name, crops in shown.items()]
-            )
-            soft, variance, feature = split_row(rows, teacher)
-            weights = uncertainty_weights(variance, settings.uncertainty_weighting)
-            taught["distill"] = (weights * squared_emd(output.distribution, soft)).mean()
-            targets = soft @ self._values(soft.device)
-            if settings.feature_weight:
-                taught["feature"] = feature_distance(
-                    self.feature_projector(output.pooler_output),
-                    feature,
-                    settings.feature_loss,
-                    normalise=settings.feature_start == "projector",
-                )
         if settings.ranking_weight:
-            rated |= {"ranking": self._ranking(output.score, batch[RATED]["means"], None, 0)}
-            if self.teachers:
-                taught["soft_ranking"] = self._ranking(output.score, targets, weights, _rated_images(batch))
+            rated["ranking"] = self._ranking(output.score[: len(batch[RATED]["means"])], batch[RATED]["means"])
+        taught = self._taught(output, batch, shown) if self.teachers else {}
         kept = {"align": self._alignment(output.pooler_output, batch, shown)} if self.references else {}
         return self._summed(rated, taught, kept) | by_set
+
+    def _taught(self, output: Any, batch: Batch, shown: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the teacher has to say: its distribution of all images, its feature, and its order of pairs."""
+        settings, (teacher,) = self.settings, self.teachers
+        rows = torch.cat(
+            [batch[name][SOFT] if SOFT in batch[name] else teacher(crops) for name, crops in shown.items()]
+        )
+        soft, variance, feature = split_row(rows, teacher)
+        weights = uncertainty_weights(variance, settings.uncertainty_weighting)
+        parts = {"distill": (weights * squared_emd(output.distribution, soft)).mean()}
+        if settings.feature_weight:
+            parts["feature"] = feature_distance(
+                self.feature_projector(output.pooler_output),
+                feature,
+                settings.feature_loss,
+                normalise=settings.feature_start == "projector",
+            )
+        if settings.ranking_weight:
+            # The rated images have an order of their own; without unrated ones the teacher orders them as well.
+            first = _rated_images(batch) if UNRATED in batch else 0
+            targets = (soft * self._values(soft.device)).sum(-1)
+            parts["soft_ranking"] = self._ranking(output.score[first:], targets[first:], weights[first:])
+        return parts
 
     def _summed(self, rated: dict, taught: dict, kept: dict) -> dict[str, torch.Tensor]:
         """The weighted sum of all parts, and the parts as they are."""
@@ -167,18 +171,9 @@ class DistillationTask(RatingTask):
         return torch.tensor(self.model.config.score_values, dtype=torch.float32, device=device)
 
     def _ranking(
-        self, scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, first: int
+        self, scores: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Of the images from `first` on that have targets: ratings, of the first set, or the teacher's scores.
-
-        Where the teacher is asked and no image is unrated, the rated ones are compared by its scores.
-        """
-        settings, values = self.settings, self._values(scores.device)
-        if weights is None:
-            targets = targets.float()
-            scores = scores[: len(targets)]
-        elif first < len(scores):
-            scores, targets, weights = scores[first:], targets[first:], weights[first:]
+        settings, values = self.settings, self.model.config.score_values
         span = values[-1] - values[0]
         return ranking_loss(
             scores / span,

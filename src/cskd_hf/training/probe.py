@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+_FLAT = 1e-12  # mean square of a prior's centred scores below which they are all the same
 
-def ridge_probe(features: torch.Tensor, means: torch.Tensor, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
+
+def ridge_probe(
+    features: torch.Tensor, means: torch.Tensor, l2: float, prior: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Ridge regression of mean ratings on standardised features.
 
     Minimises |y - (Zw + c)|^2 + l2 |w|^2 with Z the features at zero mean and unit variance; returned for raw features.
+    With a prior direction p, |y - (Zw + a Zp + c)|^2 + l2 |w|^2: the size a of the prior is fitted freely, and only what
+    departs from it is drawn to zero.
 
     Args:
         features: `(images, feature_size)`.
         means: `(images,)`, on the scale of the ratings.
         l2: strength of the penalty, as for a sum over images.
+        prior: `(feature_size,)`, a weight for raw features to depart from.
 
     Returns:
         weight `(feature_size,)` and bias `()`: score = features @ weight + bias.
     """
+    ((weight, bias),) = ridge_path(features, means, [l2], prior)
+    return weight, bias
+
+
+def ridge_path(
+    features: torch.Tensor, means: torch.Tensor, penalties: Sequence[float], prior: torch.Tensor | None = None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`ridge_probe` for several penalties, from one decomposition: of the images' products where they are fewer than the
+    features, else of the features'.
+
+    Args:
+        features, means, prior: see `ridge_probe`.
+        penalties: the values of `l2`.
+
+    Returns:
+        weight and bias for each penalty.
+    """
     x, y = features.double(), means.double()
     mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-8)
-    z = (x - mean) / std
-    gram = z.T @ z + l2 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    weight = torch.linalg.solve(gram, z.T @ (y - y.mean())) / std
-    return weight, y.mean() - mean @ weight
+    z, target = (x - mean) / std, y - y.mean()
+    along = None if prior is None else z @ (prior.double() * std)  # what the prior says of each image, centred
+    if along is not None and not along.square().sum() > _FLAT * len(x):
+        along = None  # it says the same of all images
+    # The prior's share is fitted freely: the rest of the problem is what is orthogonal to it (Frisch and Waugh, 1933).
+    design, rest = (z, target) if along is None else (_without(z, along), _without(target, along))
+    wide = design.shape[0] < design.shape[1]
+    eigenvalues, vectors = torch.linalg.eigh(design @ design.T if wide else design.T @ design)
+    eigenvalues = eigenvalues.clamp_min(0)
+    rotated = vectors.T @ (rest if wide else design.T @ rest)
+    found = []
+    for l2 in penalties:
+        w = vectors @ (rotated / (eigenvalues + l2))
+        w = design.T @ w if wide else w
+        weight = w / std
+        if along is not None:
+            weight = weight + along @ (target - z @ w) / (along @ along) * prior.double()
+        found.append((weight, y.mean() - mean @ weight))
+    return found
+
+
+def _without(values: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """What of `(images, ...)` is orthogonal to `(images,)`."""
+    share = direction @ values / (direction @ direction)
+    return values - (direction[:, None] * share if values.ndim == 2 else direction * share)
 
 
 @torch.no_grad()
@@ -51,7 +98,25 @@ def start_head_from_probe(
             distribution over the bins with the mean of the ratings and a spread of a sixth of the scale.
         l2: see `ridge_probe`.
     """
-    weight, bias = ridge_probe(features, means, l2)
+    set_head(head, *ridge_probe(features, means, l2), means, score_values, distributions)
+
+
+@torch.no_grad()
+def set_head(
+    head: nn.Linear,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    means: torch.Tensor,
+    score_values: list[float],
+    distributions: torch.Tensor | None,
+) -> None:
+    """Set a histogram head that ranks images as a linear score does, see `start_head_from_probe`.
+
+    Args:
+        head: linear layer, feature_size -> bins.
+        weight, bias: of the linear score, `(feature_size,)` and `()`.
+        means, score_values, distributions: see `start_head_from_probe`.
+    """
     values = torch.tensor(score_values, dtype=torch.float64, device=weight.device)
     if distributions is not None:
         q = distributions.double().mean(0)

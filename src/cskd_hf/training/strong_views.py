@@ -46,7 +46,9 @@ def strong_views(
     chance = torch.from_numpy(chances).float().to(crops.device)  # (batch, 9), each in 0..1
     signed = (2 * chance[:, :4] - 1) * strength
     brightness, contrast, saturation = (1 + _JITTER * signed[:, i] for i in range(3))
-    pixels = _blur(_recolour(crops.float(), brightness, saturation, signed[:, 3] * _HUE), chance[:, 4] * strength)
+    with torch.autocast(crops.device.type, enabled=False):  # half precision has fewer than 256 steps
+        pixels = _recolour(crops.float(), brightness, saturation, signed[:, 3] * _HUE)
+    pixels = _blur(pixels, chance[:, 4] * strength)
     middle = pixels.mean((1, 2, 3), keepdim=True)
     pixels = middle + (pixels - middle) * contrast[:, None, None, None]
     return _cover(pixels, chance[:, 5:], strength).round().clamp(0, 255).to(torch.uint8)

@@ -135,7 +135,7 @@ class Ensemble(nn.Module):
         """See [`FrozenTeacher`]; the variance is in squared points of the scale."""
         rows = [member(crops) for member in self.members]
         distributions = torch.stack([row[:, : self.bins] for row in rows])  # (members, batch, bins)
-        scores = distributions @ torch.tensor(self.score_values, device=distributions.device, dtype=torch.float32)
+        scores = _mean(distributions, self.score_values)
         variance = scores.var(0, correction=0)[:, None]
         return torch.cat([distributions.mean(0), variance, rows[0][:, -self.feature_size :]], dim=-1)
 
@@ -154,9 +154,13 @@ def split_row(rows: torch.Tensor, teacher: Teacher) -> tuple[torch.Tensor, torch
     distribution, extra, feature = rows.split([teacher.bins, teacher.extras, teacher.feature_size], dim=1)
     if teacher.extras:
         return distribution, extra[:, 0], feature
-    values = torch.tensor(teacher.score_values, device=rows.device, dtype=torch.float32)
-    mean = distribution @ values
-    return distribution, (distribution * (values - mean[:, None]).square()).sum(1), feature
+    squares = _mean(distribution, [value**2 for value in teacher.score_values])
+    return distribution, (squares - _mean(distribution, teacher.score_values).square()).clamp_min(0), feature
+
+
+def _mean(distribution: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    # No matrix product: autocast would round it.
+    return (distribution * torch.tensor(values, device=distribution.device, dtype=torch.float32)).sum(-1)
 
 
 def together(teachers: Sequence[Teacher]) -> Teacher | None:
