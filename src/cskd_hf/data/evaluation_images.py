@@ -11,7 +11,8 @@ import datasets
 from .locations import open_source
 from .ratings_checks import RatingsError
 from .ratings_columns import COLUMN_NAMES
-from .ratings_locations import open_ratings, split_location
+from .ratings_locations import HUB, open_ratings, split_location
+from .ratings_parquet import is_converted
 from .ratings_tables import read_table
 from .sources import DatasetSource, FolderSource, ImageSource
 
@@ -46,11 +47,10 @@ def open_evaluation(location: str) -> ImageSource:
     """Evaluation images of one place.
 
     Args:
-        location: a folder of images; a Parquet file or saved dataset; a data set of the field or a dataset on the Hub as
-            `open_ratings` takes it (`ava:DIR`, `hub:organisation/name`), of which the images that are on disk are taken; or
-            a list of rated images (.csv, .tsv, .jsonl), whose pictures need not be there: their names are compared
-            then. Of all that has splits, all but the training split are taken; `#` and names choose others:
-            `ratings.csv#test`, `ava:DIR#validation,test`.
+        location: a folder of images; a Parquet file or saved dataset; a data set of the field as `NAME:DIR`, or one on
+            the Hub as `hub:organisation/name`; or a list of rated images (.csv, .tsv, .jsonl). Pictures of a list or of
+            a `NAME:DIR` need not be there: their names are compared then. Where there are splits, all but the training
+            split are taken; `#` and names choose others: `ratings.csv#test`, `ava:DIR#validation,test`.
 
     Raises:
         FileNotFoundError: nothing is there, or it holds no image.
@@ -59,10 +59,9 @@ def open_evaluation(location: str) -> ImageSource:
     place, _, chosen = location.partition("#") if not Path(location).exists() else (location, "", "")
     splits = [name.strip() for name in chosen.split(",") if name.strip()]
     path = Path(place)
-    name, rest = split_location(place) if not path.exists() else ("", place)
-    if name:
-        drop = {"images": "drop"} if "images=" not in rest else {}
-        return _from_dataset(open_ratings(place, **drop), splits, place)
+    name = split_location(place)[0]
+    if name or is_converted(path):
+        return _from_dataset(open_ratings(place, images=None if name in ("", HUB) else "ignore"), splits, place)
     if not path.exists():
         raise FileNotFoundError(f"evaluation images '{place}': there is no such file or folder.")
     if path.suffix.lower() in _LISTS and path.is_file():
