@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from cskd_hf.evaluation.predict import RatedImages, pooled_features
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics, squared_emd
 from cskd_hf.training.arguments import TeacherSettings
 from cskd_hf.training.build import build_model, provenance
+from cskd_hf.training.output import prepare_output
 from cskd_hf.training.rated_data import RatedData, stream_name
 from cskd_hf.training.rated_task import RatingTask
 from cskd_hf.training.settings import SettingsError
@@ -268,3 +270,11 @@ def test_heads_start_from_their_probes(encoder, attributes, means):
     before = build(encoder, two_sets(encoder, attributes, means, head_init="random"))
     start_rated_task(before[1], two_sets(encoder, attributes, means, head_init="random"))
     assert not torch.equal(before[1].further_heads[0].weight, task.further_heads[0].weight)
+
+
+def test_run_of_before_there_were_several_sets_is_still_the_same_run(tmp_path):
+    resumed = TeacherSettings(encoder="e", ratings="r.csv", output_dir=str(tmp_path), resume=True)
+    (tmp_path / "settings.yaml").write_text("encoder: e\nratings: r.csv\nimage_dir: ''\nmax_steps: 200\n")
+    prepare_output(resumed)
+    with pytest.raises(SettingsError, match=r"ratings: \['r.csv'\] before, \['r.csv', 's.csv'\] now"):
+        prepare_output(replace(resumed, ratings=["r.csv", "s.csv"]))

@@ -46,12 +46,12 @@ def prepare_output(settings: LoopSettings) -> None:
 
 
 def _check_same_run(settings: LoopSettings, recorded: Path) -> None:
-    before = read_recipe(recorded, type(settings))
+    before = asdict(
+        type(settings)(**read_recipe(recorded, type(settings)))
+    )  # settings that came later at their defaults
     fixed = [entry.name for entry in fields(settings) if not entry.metadata["resumable"]]
     now = asdict(settings)
-    differing = [
-        f"{name}: {before.get(name)!r} before, {now[name]!r} now" for name in fixed if before.get(name) != now[name]
-    ]
+    differing = [f"{name}: {before[name]!r} before, {now[name]!r} now" for name in fixed if before[name] != now[name]]
     if differing:
         raise SettingsError(
             f"the run in '{recorded.parent}' has other settings, so it cannot be resumed as this one: "
