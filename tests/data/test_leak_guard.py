@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import rated_layouts
 from cskd_hf.cli import main
 from cskd_hf.data.collection import ImageCollection
 from cskd_hf.data.evaluation_images import open_evaluation
@@ -158,17 +157,6 @@ def test_splits_of_evaluation_datasets(judged, tmp_path):
     for place, expected in (("rated.parquet#test", ["c", "d"]), ("rated", ["b", "c", "d"]), ("parts", ["b"])):
         assert [key[0] for key in keys(str(tmp_path / place))] == expected
     assert keys(str(table)) == ["a-picture.png", "b-picture.png"]
-
-
-def test_evaluation_images_of_a_data_set_of_the_field(tmp_path):
-    folder = rated_layouts.write_aadb(tmp_path / "AADB")
-    test = [f"farm1_{number}_b.jpg" for number in range(1033, 1041)]
-    assert keys(f"aadb:{folder}#test") == test
-    assert len(keys(f"aadb:{folder}")) == 16  # validation and test
-    (folder / "AADB_newtest_originalSize" / "0.500_farm1_1033_b.jpg").unlink()
-    assert keys(f"aadb:{folder}#test") == test[1:]
-    with pytest.raises(RatingsError, match="no data set 'adb'"):
-        keys(f"adb:{folder}")
 
 
 def test_command_reports_copies_and_leaks(judged, tmp_path, capsys):
