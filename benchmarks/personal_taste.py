@@ -67,12 +67,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--ratings", type=int, default=20, help="of a new rater")
     parser.add_argument("--raters", type=int, default=20, help="new raters of each seed")
-    parser.add_argument("--bank", type=int, default=40, help="raters of the bank")
-    parser.add_argument("--bank-ratings", type=int, default=100, help="of each rater of the bank")
+    parser.add_argument("--bank", type=int, default=60, help="raters of the bank")
+    parser.add_argument("--bank-ratings", type=int, default=200, help="of each rater of the bank")
     parser.add_argument("--photographs", type=int, default=2000, help="half to rate, half to measure on")
-    parser.add_argument("--taste", type=float, nargs="+", default=[0.35, 0.8], help="spread of the parts' log weights")
     parser.add_argument(
-        "--liking", type=float, nargs="+", default=[0.0, 0.5], help="spread of likings of lights, lands, subjects"
+        "--taste", type=float, nargs="+", default=[0.35, 0.6, 1.0], help="spread of the parts' log weights"
+    )
+    parser.add_argument(
+        "--liking", type=float, nargs="+", default=[0.0, 0.4, 0.8], help="spread of likings of lights, lands, subjects"
     )
     parser.add_argument("--data-seed", type=int, default=70, help="of the photographs")
     return parser.parse_args()

@@ -6,9 +6,9 @@ from PIL import Image
 
 from cskd_hf.data.fingerprints import MAX_DISTANCE, distance, similar_pairs, take_fingerprints
 from cskd_hf.data.leak_guard import same_pictures
-from cskd_hf.data.ratings import build_ratings
+from cskd_hf.data.ratings import RatingsError, build_ratings
 from cskd_hf.data.sources import FolderSource
-from cskd_hf.finetuning.folds import deal_rows, make_plan, picture_groups
+from cskd_hf.finetuning.folds import deal_rows, joined_groups, make_plan, picture_groups
 
 
 def picture(seed: int) -> Image.Image:
@@ -120,3 +120,14 @@ def test_groups_reach_over_a_third_picture(tmp_path):
     prints.hashes[2] = prints.hashes[1] ^ flips[1]
     assert distance(prints.hashes[0], prints.hashes[2]) > MAX_DISTANCE
     assert len(set(same_pictures(prints))) == 1
+
+
+def test_groups_of_a_column_join_those_of_pictures(rated):
+    series = ["a", "b", None, ""] + [f"s{row}" for row in range(4, 16)] + ["b", "s5", "z", "y"]
+    rated = rated.add_column("series", series)
+    groups = joined_groups(picture_groups(rated), rated, "series")
+    # Rows 16 to 19 are copies of row 0, and by their series belong to rows 1 and 5.
+    assert {row for row in range(20) if groups[row] == groups[0]} == {0, 1, 5, 16, 17, 18, 19}
+    assert len(set(groups)) == 14  # rows without a series are alone
+    with pytest.raises(RatingsError, match="no column 'serie'.*did you mean 'series'"):
+        joined_groups(np.arange(20), rated, "serie")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..evaluation.resampling import CONFIDENCE, Figures, RatedSample, compare, with_intervals
+from ..evaluation.metrics import mae, paired_bootstrap, srcc
+from ..evaluation.resampling import Figures, RatedSample, with_intervals
 from .fits import Fitter, Prediction
 from .folds import Fold, Plan
 
@@ -24,7 +25,7 @@ NAMES = {
 }
 """The candidates, in the order of the tables."""
 
-_METRICS = ("srcc", "plcc", "krcc", "accuracy", "emd1", "mae", "rmse")
+_METRICS = ("srcc", "plcc", "accuracy", "emd1", "mae", "rmse")
 
 
 @dataclass
@@ -133,16 +134,15 @@ def measure(held: HeldOut, fitter: Fitter, seed: int) -> Estimate:
             samples[name] = RatedSample(held.scores[name], means, predicted, given, (values[0] + values[-1]) / 2)
     figures = {name: with_intervals(sample, seed=seed, names=_metrics_of(name)) for name, sample in samples.items()}
     others = [name for name in (PROBE, BASE, MEAN) if name in samples]
-    differences = {
-        other: {
-            metric: figure
-            for metric, figure in compare(samples[FINETUNED], samples[other], seed=seed).items()
-            if metric in _metrics_of(other)
-        }
-        for other in others
-    }
-    semi = compare(samples[SEMI], samples[FINETUNED], seed=seed) if SEMI in samples else {}
+    differences = {other: _difference(held, FINETUNED, other, means, seed) for other in others}
+    semi = _difference(held, SEMI, FINETUNED, means, seed) if SEMI in samples else {}
     return Estimate(figures, differences, semi)
+
+
+def _difference(held: HeldOut, first: str, second: str, means: np.ndarray, seed: int) -> Figures:
+    """`first` minus `second`; of the mean of the ratings, which has no order, only the error."""
+    metrics = {"mae": mae} if second == MEAN else {"srcc": srcc, "mae": mae}
+    return paired_bootstrap(held.scores[first], held.scores[second], means, metrics, seed=seed)
 
 
 def _metrics_of(name: str) -> tuple[str, ...]:
@@ -163,6 +163,3 @@ def verdict(semi: Figures) -> tuple[str, str]:
     if high < 0:
         return "no", f"The unrated images did harm: {text}."
     return "unclear", f"The unrated images did not improve the model measurably: {text}; the interval holds 0."
-
-
-__all__ = ["CONFIDENCE", "Estimate", "HeldOut", "NAMES", "measure", "predict_held_out", "verdict"]

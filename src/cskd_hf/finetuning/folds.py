@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ..data.fingerprints import take_fingerprints
 from ..data.leak_guard import same_pictures
+from ..data.ratings_checks import RatingsError, suggest
 from ..data.sources import DatasetSource
 from .settings import MAX_CROSS_VALIDATED
 
@@ -57,6 +60,34 @@ def picture_groups(ratings: datasets.Dataset, *, quiet: bool = True) -> np.ndarr
     """
     prints = take_fingerprints(DatasetSource(ratings), quiet=quiet, description="looking for copies")
     return same_pictures(prints)
+
+
+def joined_groups(groups: np.ndarray, ratings: datasets.Dataset, column: str) -> np.ndarray:
+    """Groups that are as large as needed for neither a picture nor a value of a column to be in two of them.
+
+    Args:
+        groups: of `picture_groups`.
+        ratings: rated set.
+        column: of it; rows without a value join nothing.
+
+    Raises:
+        RatingsError: there is no such column.
+    """
+    if column not in ratings.column_names:
+        raise RatingsError(
+            f"there is no column {column!r}{suggest(column, ratings.column_names)} to group by; the ratings have "
+            f"{', '.join(ratings.column_names)}."
+        )
+    values: dict[str, int] = {}
+    pairs = [
+        (row, values.setdefault(str(value), row))
+        for row, value in enumerate(ratings[column][:])
+        if value is not None and str(value)
+    ]
+    same = np.unique(groups, return_index=True)[1]  # first row of each group
+    links = np.concatenate([np.array(pairs, dtype=np.int64).reshape(-1, 2), np.stack([np.arange(len(groups)), same[np.unique(groups, return_inverse=True)[1]]], axis=1)])  # fmt: skip
+    graph = coo_array((np.ones(len(links)), (links[:, 0], links[:, 1])), shape=(len(groups),) * 2)
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def make_plan(ratings: datasets.Dataset, groups: np.ndarray, *, folds: int, holdout: float, seed: int) -> Plan:

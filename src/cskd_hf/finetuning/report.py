@@ -148,10 +148,21 @@ def caveats(result: Finetuned) -> list[str]:
         notes.append(
             f"{len(result.held.rows)} held-out images are few: the intervals are wide, and themselves rough. They tell of "
             "the choice of images, not of how another training set would turn out."
+            + (
+                " SRCC pooled over folds of so few images tends to be too low."
+                if plan.kind == "cross-validation"
+                else ""
+            )
         )
-    pictures = len(np.unique(result.groups))
-    if copies := len(result.groups) - pictures:
+    if copies := len(result.encoded.ratings) - result.pictures:
         notes.append(f"{copies} of the rated images are copies of others; copies were always held out together.")
+    if plan.kind != "test split":
+        notes.append(
+            f"Images of one {result.settings.group_by} were always held out together."
+            if result.settings.group_by
+            else "Images of one series, theme or photographer may be in both parts, and are easier to foretell than new "
+            "ones; where a column says which belong together, --group-by COLUMN holds them out together."
+        )
     if len(plan.left_out):
         notes.append(
             f"{len(plan.left_out)} images are copies of images of the test split and were left out of training."
@@ -205,7 +216,7 @@ def _facts(result: Finetuned) -> dict[str, Any]:
     facts = {
         "ratings": public_name(settings.ratings),
         "rated_images": len(result.encoded.ratings),
-        "different_pictures": len(np.unique(result.groups)),
+        "different_pictures": result.pictures,
         "scale": f"{values[0]:g} to {values[-1]:g}, {len(values)} bins; {result.scale}",
         "histograms": result.encoded.distributions is not None,
         "base": public_name(settings.model),

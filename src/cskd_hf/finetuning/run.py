@@ -19,7 +19,7 @@ from ..training.settings import SettingsError
 from .encoded import Encoded, check_ratings, encode_ratings
 from .estimate import SEMI, Estimate, HeldOut, measure, predict_held_out, verdict
 from .fits import Fitter, mode_for
-from .folds import Plan, make_plan, picture_groups
+from .folds import Plan, joined_groups, make_plan, picture_groups
 from .report import RESULTS, summary, write_report_files
 from .scale import read_ratings
 from .settings import MIN_RATINGS, PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
@@ -37,7 +37,8 @@ class Finetuned:
         settings: of the run.
         scale: how the scale of the ratings is known.
         mode: "probe", "partial" or "full".
-        encoded, groups, plan, held, estimate: see their classes.
+        encoded, plan, held, estimate: see their classes.
+        pictures: number of different pictures among the rated images.
         shipped: the candidate that was saved.
         reason: why that one.
         final: what was chosen when it was fitted.
@@ -48,7 +49,7 @@ class Finetuned:
     scale: str
     mode: str
     encoded: Encoded
-    groups: np.ndarray
+    pictures: int
     plan: Plan
     held: HeldOut
     estimate: Estimate
@@ -76,6 +77,10 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
     encoded = encode_ratings(settings, ratings)
     groups = picture_groups(encoded.ratings, quiet=quiet)
     check_ratings(encoded.means.numpy(), len(np.unique(groups)), settings.ratings)
+    pictures = len(np.unique(groups))
+    if settings.group_by:
+        groups = joined_groups(groups, encoded.ratings, settings.group_by)
+        check_ratings(encoded.means.numpy(), len(np.unique(groups)), f"{settings.ratings}, by {settings.group_by}")
     mode = mode_for(settings, len(encoded.ratings))
     folds = settings.folds or (PROBE_FOLDS if mode == "probe" and not settings.unlabeled else TUNED_FOLDS)
     plan = make_plan(encoded.ratings, groups, folds=folds, holdout=settings.holdout, seed=settings.seed)
@@ -91,7 +96,7 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
         shipped, reason = _choose(settings, estimate)
         final = _fit_final(fitter, plan, shipped, output / "model")
     seconds = time.perf_counter() - started
-    result = Finetuned(settings, scale, mode, encoded, groups, plan, held, estimate, shipped, reason, final, seconds)
+    result = Finetuned(settings, scale, mode, encoded, pictures, plan, held, estimate, shipped, reason, final, seconds)
     write_report_files(output, result)
     return result
 

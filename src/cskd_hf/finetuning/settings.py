@@ -58,6 +58,11 @@ class FinetuneOptions:
         0,
         f"folds of the cross-validation; 0: {PROBE_FOLDS} for a probe, else {TUNED_FOLDS}; 1 takes a single hold-out",
     )
+    group_by: str = setting(
+        "",
+        "column of what belongs together, such as a series, theme or photographer: images of one value are held out "
+        "together, for an estimate of new ones",
+    )
     holdout: float = setting(0.2, "share of the ratings that a single hold-out takes")
     student: str = setting(
         "", "encoder of the model that learns from unrated images; empty: a copy of --model; a config.json is made new"
