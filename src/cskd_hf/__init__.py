@@ -29,13 +29,13 @@ _MODULE_OF = {
     "RatingsError": "data.ratings",
     "attributes_of": "data.ratings",
     "load_ratings": "data.ratings",
-    "open_ratings": "data.ratings_locations",
+    "open_ratings": "data.ratings.locations",
     "score_values_of": "data.ratings",
 }
 
 if TYPE_CHECKING:
     from .data.ratings import RatingsError, attributes_of, load_ratings, score_values_of
-    from .data.ratings_locations import open_ratings
+    from .data.ratings.locations import open_ratings
     from .models.configuration_cskd import CSKDConfig, CSKDModuleConfig
     from .models.image_loading_cskd import ImageLoadError, load_image
     from .models.modeling_cskd import (

@@ -282,17 +282,17 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
     def check(namespace: argparse.Namespace) -> int:
-        from .data.ratings_check import check_command
+        from .data.ratings.audit import check_command
 
         return check_command(namespace)
 
     def convert(namespace: argparse.Namespace) -> int:
-        from .data.ratings_convert import convert_command
+        from .data.ratings.convert import convert_command
 
         return convert_command(namespace)
 
     def subset(namespace: argparse.Namespace) -> int:
-        from .data.label_subset import subset_command
+        from .data.ratings.label_subset import subset_command
 
         return subset_command(namespace)
 

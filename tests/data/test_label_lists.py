@@ -9,7 +9,8 @@ import pytest
 
 import rated_layouts
 from cskd_hf.cli import main
-from cskd_hf.data.label_lists import (
+from cskd_hf.data.ratings import RatingsError, build_ratings, rated_subset, select_split
+from cskd_hf.data.ratings.label_lists import (
     few_rated,
     list_digest,
     number_of,
@@ -17,8 +18,7 @@ from cskd_hf.data.label_lists import (
     select_keys,
     write_label_list,
 )
-from cskd_hf.data.ratings import RatingsError, build_ratings, rated_subset, select_split
-from cskd_hf.data.ratings_locations import open_ratings
+from cskd_hf.data.ratings.locations import open_ratings
 
 LISTS = Path(__file__).parents[2] / "hub_configs" / "label_lists"
 

@@ -15,7 +15,7 @@ from cskd_hf.data.evaluation_images import open_evaluation
 from cskd_hf.data.fingerprints import take_fingerprints
 from cskd_hf.data.leak_guard import LeakGuard, Match, find_duplicates
 from cskd_hf.data.locations import open_source
-from cskd_hf.data.ratings_checks import RatingsError
+from cskd_hf.data.ratings.checks import RatingsError
 from cskd_hf.data.sources import FolderSource
 from cskd_hf.data.synthetic import SyntheticPhotographs
 from image_copies import COPIES, resize

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from cskd_hf.data.ratings import RatingsError, attributes_of, build_ratings, load_ratings, select_split
-from cskd_hf.data.ratings_schema import descriptions_of
+from cskd_hf.data.ratings.schema import descriptions_of
 
 SCALES = {"color": (1.0, 5.0), "light": (-1.0, 1.0)}
 

@@ -13,7 +13,7 @@ from PIL import Image
 import rated_layouts
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import RatingsError, build_ratings, load_ratings
-from cskd_hf.data.ratings_check import check_ratings
+from cskd_hf.data.ratings.audit import check_ratings
 
 
 def photograph(seed: int, size: int = 96) -> Image.Image:

@@ -11,9 +11,9 @@ import pytest
 import rated_layouts
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import RatingsError, attributes_of, build_ratings, load_ratings, score_values_of
-from cskd_hf.data.ratings_convert import convert_ratings
-from cskd_hf.data.ratings_locations import open_ratings
-from cskd_hf.data.ratings_schema import descriptions_of
+from cskd_hf.data.ratings.convert import convert_ratings
+from cskd_hf.data.ratings.locations import open_ratings
+from cskd_hf.data.ratings.schema import descriptions_of
 from cskd_hf.models.image_loading_cskd import load_image
 
 
@@ -79,7 +79,7 @@ def test_the_files_stand_without_the_originals(tmp_path):
 
 
 def test_large_splits_are_written_in_several_files(para, tmp_path, monkeypatch):
-    monkeypatch.setattr("cskd_hf.data.ratings_convert._BATCH", 4)
+    monkeypatch.setattr("cskd_hf.data.ratings.convert._BATCH", 4)
     output = convert_ratings(f"para:{para}?validation_share=0", tmp_path / "out", shard_mb=0.005)
     names = sorted(path.name for path in (output / "data").glob("train-*"))
     assert len(names) > 1 and names[0] == f"train-00000-of-{len(names):05d}.parquet"
@@ -124,7 +124,7 @@ def test_a_broken_run_leaves_what_was_there(converted, para, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cskd_hf.data.ratings_convert.data_card", stop)
+    monkeypatch.setattr("cskd_hf.data.ratings.convert.data_card", stop)
     with pytest.raises(KeyboardInterrupt):
         convert_ratings(f"para:{para}", converted, overwrite=True)
     assert sorted(path.name for path in (converted / "data").iterdir()) == before

@@ -12,8 +12,8 @@ from PIL import Image
 
 import rated_layouts
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of
-from cskd_hf.data.ratings_convert import convert_ratings
-from cskd_hf.data.ratings_locations import open_ratings
+from cskd_hf.data.ratings.convert import convert_ratings
+from cskd_hf.data.ratings.locations import open_ratings
 from cskd_hf.models.image_loading_cskd import load_image
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cskd_hf.data.soft_bins import soft_histograms
+from cskd_hf.data.ratings.soft_bins import soft_histograms
 
 
 @pytest.mark.parametrize("values", [range(1, 11), [1, 1.5, 2, 2.5, 4], [0, 100]])

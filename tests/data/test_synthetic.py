@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPModel, CLIPVisionModelWithProjection
 
-from cskd_hf.data.ratings_schema import score_values_of
+from cskd_hf.data.ratings.schema import score_values_of
 from cskd_hf.data.synthetic import (
     CASTS,
     COLORS,

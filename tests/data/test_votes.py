@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cskd_hf.data.ratings import RatingsError, attributes_of, load_ratings, score_values_of
-from cskd_hf.data.ratings_faults import collect_faults
-from cskd_hf.data.votes import load_votes
+from cskd_hf.data.ratings.faults import collect_faults
+from cskd_hf.data.ratings.votes import load_votes
 
 ROWS = [
     ("a.png", "anna", 4, "train", "sea"),

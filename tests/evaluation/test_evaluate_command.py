@@ -16,8 +16,8 @@ from command_processes import finish_command
 from cskd_hf import CSKDForImageAesthetics
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import build_ratings, load_ratings, select_split
-from cskd_hf.data.ratings_locations import open_ratings
-from cskd_hf.data.ratings_schema import attributes_of, score_values_of
+from cskd_hf.data.ratings.locations import open_ratings
+from cskd_hf.data.ratings.schema import attributes_of, score_values_of
 from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.evaluate import EvaluationSettings, evaluate
 from cskd_hf.evaluation.metrics import iaa_module_path

@@ -13,7 +13,7 @@ import rated_layouts
 import rated_layouts_more
 from cskd_hf.cli import main
 from cskd_hf.data.ratings import attributes_of, score_values_of
-from cskd_hf.data.ratings_locations import open_ratings
+from cskd_hf.data.ratings.locations import open_ratings
 from cskd_hf.training.arguments import StudentSettings, TeacherSettings
 from cskd_hf.training.recipes import read_recipe
 

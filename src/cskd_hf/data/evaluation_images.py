@@ -9,11 +9,11 @@ from typing import Any
 import datasets
 
 from .locations import open_source
-from .ratings_checks import RatingsError
-from .ratings_columns import COLUMN_NAMES
-from .ratings_locations import HUB, open_ratings, split_location
-from .ratings_parquet import is_converted
-from .ratings_tables import read_table
+from .ratings.checks import RatingsError
+from .ratings.columns import COLUMN_NAMES
+from .ratings.locations import HUB, open_ratings, split_location
+from .ratings.parquet import is_converted
+from .ratings.tables import read_table
 from .sources import DatasetSource, FolderSource, ImageSource
 
 _LISTS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -10,8 +10,8 @@ import datasets
 from accelerate import Accelerator
 
 from ..data.ratings import RatingsError, select_split
-from ..data.ratings_checks import suggest
-from ..data.ratings_locations import open_ratings, split_location
+from ..data.ratings.checks import suggest
+from ..data.ratings.locations import open_ratings, split_location
 from ..files import public_name
 from .evaluate import EvaluationSettings, evaluate, evaluation_table, write_evaluation
 from .evaluation_output import REPORT

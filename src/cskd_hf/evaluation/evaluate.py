@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.ratings import RatingsError
-from ..data.ratings_schema import attributes_of
+from ..data.ratings.schema import attributes_of
 from ..data.views import Preprocessing
 from ..files import public_name
 from ..models.modeling_cskd import CSKDForImageAesthetics

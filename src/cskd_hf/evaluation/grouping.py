@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 
 from ..data.ratings import RatingsError
-from ..data.ratings_checks import suggest
-from ..data.ratings_schema import attributes_of
+from ..data.ratings.checks import suggest
+from ..data.ratings.schema import attributes_of
 from .scored import ScoredImages
 
 FEWEST_IMAGES = 10

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..data.fingerprints import take_fingerprints
 from ..data.leak_guard import same_pictures
-from ..data.ratings_checks import RatingsError, suggest
+from ..data.ratings.checks import RatingsError, suggest
 from ..data.sources import DatasetSource
 from .settings import MAX_CROSS_VALIDATED
 

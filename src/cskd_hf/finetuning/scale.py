@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import datasets
 
 from ..data.ratings import score_values_of
-from ..data.ratings_faults import RatingsError, UnknownScaleError
-from ..data.ratings_locations import open_ratings
+from ..data.ratings.faults import RatingsError, UnknownScaleError
+from ..data.ratings.locations import open_ratings
 from .settings import FinetuneSettings
 
 logger = logging.getLogger(__name__)

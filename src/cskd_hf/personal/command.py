@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from ..data.ratings import RatingsError, load_ratings
+from ..data.ratings.votes import Votes, load_votes
 from ..data.views import Preprocessing
-from ..data.votes import Votes, load_votes
 from ..evaluation.metrics import mae, srcc
 from ..evaluation.predict import load_scorer
 from ..files import replaced_folder

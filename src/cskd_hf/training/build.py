@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
 from ..data.ratings import RatingsError, score_values_of
-from ..data.ratings_locations import HUB, open_ratings, split_location
+from ..data.ratings.locations import HUB, open_ratings, split_location
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from ..models.modeling_cskd import CSKDPreTrainedModel

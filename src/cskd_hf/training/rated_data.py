@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 
 from ..data.collection import ImageCollection
-from ..data.label_lists import few_rated
 from ..data.loading import ImageStream
 from ..data.order import ImageOrder, largest_remainder
 from ..data.ratings import attributes_of, score_values_of, select_split
-from ..data.soft_bins import soft_histograms
+from ..data.ratings.label_lists import few_rated
+from ..data.ratings.soft_bins import soft_histograms
 from ..data.sources import DatasetSource
 from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages

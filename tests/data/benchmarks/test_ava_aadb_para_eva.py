@@ -10,8 +10,8 @@ import pytest
 
 import rated_layouts
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of
-from cskd_hf.data.ratings_locations import open_ratings
-from cskd_hf.data.ratings_schema import descriptions_of
+from cskd_hf.data.ratings.locations import open_ratings
+from cskd_hf.data.ratings.schema import descriptions_of
 
 
 def row_of(ds, key):

@@ -12,7 +12,7 @@ from cskd_hf.data.fingerprints import take_fingerprints
 from cskd_hf.data.leak_guard import LeakGuard
 from cskd_hf.data.locations import open_source
 from cskd_hf.data.ratings import RatingsError
-from cskd_hf.data.ratings_convert import convert_ratings
+from cskd_hf.data.ratings.convert import convert_ratings
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import rated_layouts_more as layouts
 from cskd_hf.data.benchmarks.xlsx import read_xlsx
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of
-from cskd_hf.data.ratings_faults import collect_faults
-from cskd_hf.data.ratings_locations import open_ratings, open_votes
-from cskd_hf.data.ratings_schema import descriptions_of
+from cskd_hf.data.ratings.faults import collect_faults
+from cskd_hf.data.ratings.locations import open_ratings, open_votes
+from cskd_hf.data.ratings.schema import descriptions_of
 
 
 def row_of(ds, key):

@@ -10,8 +10,8 @@ import rated_layouts
 import rated_layouts_more
 from cskd_hf.data.benchmarks import READERS, find_reader
 from cskd_hf.data.ratings import RatingsError, attributes_of, score_values_of, select_split
-from cskd_hf.data.ratings_locations import open_ratings, split_location
-from cskd_hf.data.ratings_schema import SCHEMA_COLUMNS, descriptions_of
+from cskd_hf.data.ratings.locations import open_ratings, split_location
+from cskd_hf.data.ratings.schema import SCHEMA_COLUMNS, descriptions_of
 from cskd_hf.models.image_loading_cskd import load_image
 
 WRITERS = rated_layouts.WRITERS | rated_layouts_more.WRITERS

@@ -9,7 +9,7 @@ import rated_layouts
 import rated_layouts_more
 from cskd_hf.data.benchmarks import READERS, VOTE_READERS
 from cskd_hf.data.ratings import RatingsError, score_values_of
-from cskd_hf.data.ratings_locations import open_ratings, open_votes
+from cskd_hf.data.ratings.locations import open_ratings, open_votes
 
 WRITERS = rated_layouts.WRITERS | rated_layouts_more.WRITERS
 

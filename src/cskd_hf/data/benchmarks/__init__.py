@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 
-from ..ratings_checks import RatingsError, suggest
+from ..ratings.checks import RatingsError, suggest
 
 Reader = Callable[..., datasets.Dataset]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import datasets
 
-from ..ratings_checks import Problems, RatingsError
+from ..ratings.checks import Problems, RatingsError
 from .reading import VALIDATION_SHARE, build_benchmark, carve_validation, find_path
 
 SCORE_VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)

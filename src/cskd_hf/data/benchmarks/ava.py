@@ -23,7 +23,7 @@ from typing import Any
 
 import datasets
 
-from ..ratings_checks import Problems, RatingsError, suggest
+from ..ratings.checks import Problems, RatingsError, suggest
 from .reading import (
     VALIDATION_SHARE,
     build_benchmark,

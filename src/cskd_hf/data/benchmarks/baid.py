@@ -10,7 +10,7 @@ import os
 
 import datasets
 
-from ..ratings_faults import Problems
+from ..ratings.faults import Problems
 from .reading import build_benchmark, find_path, find_split_files, read_split_files, require_columns
 
 SCORE_VALUES = tuple(range(11))

@@ -12,9 +12,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..ratings_checks import Problems, RatingsError, check_texts, parse_numbers
-from ..ratings_tables import read_table
-from ..votes import Votes, votes_of_table
+from ..ratings.checks import Problems, RatingsError, check_texts, parse_numbers
+from ..ratings.tables import read_table
+from ..ratings.votes import Votes, votes_of_table
 from .reading import build_benchmark, find_path, require_columns, split_by_hash
 
 SCORE_VALUES = tuple(range(11))

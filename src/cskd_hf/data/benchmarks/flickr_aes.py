@@ -19,10 +19,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..ratings_checks import RatingsError, check_texts, parse_numbers
-from ..ratings_faults import Problems
-from ..ratings_tables import read_table
-from ..votes import Votes, votes_of_table
+from ..ratings.checks import RatingsError, check_texts, parse_numbers
+from ..ratings.faults import Problems
+from ..ratings.tables import read_table
+from ..ratings.votes import Votes, votes_of_table
 from .lists import TEST_LISTS, find_names, split_by_list
 from .reading import VALIDATION_SHARE, build_benchmark, carve_validation, find_path, hash_fraction
 

@@ -11,9 +11,9 @@ import os
 
 import datasets
 
-from ..ratings_checks import RatingsError, check_texts, parse_numbers
-from ..ratings_faults import Problems
-from ..ratings_tables import read_table
+from ..ratings.checks import RatingsError, check_texts, parse_numbers
+from ..ratings.faults import Problems
+from ..ratings.tables import read_table
 from .lists import listed_or_own_split
 from .reading import VALIDATION_SHARE, build_benchmark, find_path, parse_votes, require_columns
 

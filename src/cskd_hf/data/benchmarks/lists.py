@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ratings_checks import RatingsError, suggest
+from ..ratings.checks import RatingsError, suggest
 from .reading import carve_validation, split_by_hash
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import os
 
 import datasets
 
-from ..ratings_faults import Problems
-from ..ratings_tables import read_table
-from ..votes import Votes, votes_of_table
+from ..ratings.faults import Problems
+from ..ratings.tables import read_table
+from ..ratings.votes import Votes, votes_of_table
 from .reading import (
     VALIDATION_SHARE,
     build_benchmark,

@@ -15,9 +15,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..ratings_checks import Problems, RatingsError, parse_numbers
-from ..ratings_schema import build_ratings
-from ..ratings_tables import read_table
+from ..ratings.checks import Problems, RatingsError, parse_numbers
+from ..ratings.schema import build_ratings
+from ..ratings.tables import read_table
 
 VALIDATION_SHARE = 0.05
 

@@ -11,8 +11,8 @@ import os
 
 import datasets
 
-from ..ratings_checks import check_texts
-from ..ratings_faults import Problems
+from ..ratings.checks import check_texts
+from ..ratings.faults import Problems
 from .lists import listed_or_own_split
 from .reading import VALIDATION_SHARE, build_benchmark, find_path, require_columns
 from .xlsx import read_xlsx

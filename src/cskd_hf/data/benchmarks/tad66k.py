@@ -9,9 +9,9 @@ import os
 
 import datasets
 
-from ..ratings_checks import check_texts
-from ..ratings_faults import Problems
-from ..ratings_tables import read_table
+from ..ratings.checks import check_texts
+from ..ratings.faults import Problems
+from ..ratings.tables import read_table
 from .reading import (
     VALIDATION_SHARE,
     build_benchmark,

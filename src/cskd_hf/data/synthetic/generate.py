@@ -124,7 +124,7 @@ def stream(seed: int, chunk: int, purpose: int) -> torch.Generator:
 
 
 def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) -> Dataset:
-    """Turns a batch into the package's form of labelled data, see `cskd_hf.data.ratings_schema`.
+    """Turns a batch into the package's form of labelled data, see `cskd_hf.data.ratings.schema`.
 
     Args:
         batch: photographs of one seed.
@@ -138,7 +138,7 @@ def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) 
     # Here, because the photographs themselves need no datasets library.
     from datasets import Dataset
 
-    from ..ratings_schema import build_ratings
+    from ..ratings.schema import build_ratings
 
     keys = [f"synthetic-{batch.seed}-{batch.start + i:06d}" for i in range(len(batch))]
     columns = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .audit import location_of, reading_options
+from .checks import RatingsError
 from .label_lists import few_rated, write_label_list
-from .ratings_check import location_of, reading_options
-from .ratings_checks import RatingsError
-from .ratings_locations import open_ratings
-from .ratings_schema import descriptions_of, select_split
+from .locations import open_ratings
+from .schema import descriptions_of, select_split
 
 
 def subset_command(namespace: argparse.Namespace) -> int:

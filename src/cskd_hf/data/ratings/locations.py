@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl
 
 import datasets
 
-from .benchmarks import READERS, VOTE_READERS, check_options, find_reader, find_vote_reader
-from .ratings import load_ratings
-from .ratings_checks import RatingsError, check_score_values, suggest
-from .ratings_schema import score_values_of, select_split
+from ..benchmarks import READERS, VOTE_READERS, check_options, find_reader, find_vote_reader
+from .checks import RatingsError, check_score_values, suggest
+from .loading import load_ratings
+from .schema import score_values_of, select_split
 from .votes import Votes, load_votes
 
 HUB = "hub"
@@ -59,7 +59,7 @@ def open_ratings(
     name, rest = split_location(text)
     given = {"image_dir": image_dir, "score_values": score_values, "columns": columns, "attributes": attributes}
     if name == HUB:
-        from .ratings_hub import load_hub_ratings
+        from .hub import load_hub_ratings
 
         return load_hub_ratings(rest, split=split, images=images or "require", **given)
     place, options = _split_options(rest)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from .ratings_checks import RatingsError, suggest
+from .checks import RatingsError, suggest
 
 COLUMN_NAMES = {
     "image": ("image", "path", "file", "file_name", "image_name", "filename"),

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from ..files import replaced_folder, write_json
-from ..models.image_loading_cskd import ImageLoadError, load_image
-from .ratings_check import location_of, reading_options
-from .ratings_checks import Problems, RatingsError
-from .ratings_locations import open_ratings
-from .ratings_parquet import RATINGS_JSON, schema_with
-from .ratings_schema import attributes_of, descriptions_of, score_values_of
+from ...files import replaced_folder, write_json
+from ...models.image_loading_cskd import ImageLoadError, load_image
+from .audit import location_of, reading_options
+from .checks import Problems, RatingsError
+from .locations import open_ratings
+from .parquet import RATINGS_JSON, schema_with
+from .schema import attributes_of, descriptions_of, score_values_of
 
 SHARD_MB = 500
 _BATCH = 64  # images in memory at once, and in a row group

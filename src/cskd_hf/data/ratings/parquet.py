@@ -16,7 +16,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .ratings_checks import RatingsError
+from .checks import RatingsError
 
 RATINGS_JSON = "ratings.json"
 _KEY = b"cskd_hf.ratings"

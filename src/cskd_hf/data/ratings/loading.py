@@ -17,11 +17,11 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from .ratings_checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
-from .ratings_columns import find_columns
-from .ratings_faults import UnknownScaleError
-from .ratings_parquet import is_converted, load_converted
-from .ratings_schema import (
+from .checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
+from .columns import find_columns
+from .faults import UnknownScaleError
+from .parquet import is_converted, load_converted
+from .schema import (
     SCHEMA_COLUMNS,
     attributes_of,
     build_ratings,
@@ -30,7 +30,7 @@ from .ratings_schema import (
     score_values_of,
     select_split,
 )
-from .ratings_tables import FORMATS, infer_numbers, parse_list, read_table
+from .tables import FORMATS, infer_numbers, parse_list, read_table
 from .votes import add_up, holds_votes, votes_of_table
 
 logger = logging.getLogger(__name__)

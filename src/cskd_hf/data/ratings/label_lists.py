@@ -13,9 +13,9 @@ from pathlib import Path
 
 import datasets
 
-from ..files import replaced_file
-from .ratings_checks import RatingsError, suggest
-from .ratings_schema import rated_subset
+from ...files import replaced_file
+from .checks import RatingsError, suggest
+from .schema import rated_subset
 
 _COMMENT = "# "
 _RULE = "ascending SHA-256 of the seed, a line feed and the key, all as UTF-8 text"

@@ -30,7 +30,7 @@ import datasets
 import pyarrow as pa
 from datasets.table import InMemoryTable
 
-from .ratings_checks import (
+from .checks import (
     Problems,
     RatingsError,
     check_attributes,

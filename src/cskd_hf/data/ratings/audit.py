@@ -15,17 +15,17 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..files import write_json
-from .benchmarks import READERS
-from .collection import ImageCollection
-from .fingerprints import Fingerprints, take_fingerprints
-from .leak_guard import LeakGuard, find_duplicates
-from .locations import open_source
-from .ratings_checks import RatingsError
-from .ratings_faults import Fault, FaultList, collect_faults
-from .ratings_locations import open_ratings
-from .ratings_schema import attributes_of, descriptions_of, score_values_of
-from .sources import DatasetSource, NamedSource
+from ...files import write_json
+from ..benchmarks import READERS
+from ..collection import ImageCollection
+from ..fingerprints import Fingerprints, take_fingerprints
+from ..leak_guard import LeakGuard, find_duplicates
+from ..locations import open_source
+from ..sources import DatasetSource, NamedSource
+from .checks import RatingsError
+from .faults import Fault, FaultList, collect_faults
+from .locations import open_ratings
+from .schema import attributes_of, descriptions_of, score_values_of
 
 TRAINING_SPLITS = ("train", "training")
 _SHOWN = 10  # faults of each kind

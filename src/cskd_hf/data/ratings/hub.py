@@ -12,11 +12,11 @@ from typing import Any
 import datasets
 import pyarrow.compute as pc
 
-from .ratings import ratings_from_table
-from .ratings_checks import RatingsError, check_score_values
-from .ratings_columns import COLUMN_NAMES
-from .ratings_parquet import RATINGS_JSON
-from .ratings_schema import SCHEMA_COLUMNS, score_values_of, select_split
+from .checks import RatingsError, check_score_values
+from .columns import COLUMN_NAMES
+from .loading import ratings_from_table
+from .parquet import RATINGS_JSON
+from .schema import SCHEMA_COLUMNS, score_values_of, select_split
 
 _NAME = re.compile(r"(?P<path>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?::(?P<config>[\w.-]+))?")
 

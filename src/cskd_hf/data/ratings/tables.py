@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .ratings_checks import Problems, RatingsError
+from .checks import Problems, RatingsError
 
 FORMATS = ".csv, .tsv, .jsonl, .parquet, or a folder written by save_to_disk"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")

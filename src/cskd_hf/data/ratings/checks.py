@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .ratings_faults import Problems, RatingsError
+from .faults import Problems, RatingsError
 
 MAX_MEAN_DISAGREEMENT = 0.02
 """Largest |stated mean - mean of the histogram|, as a share of the scale's width, that passes as rounding."""

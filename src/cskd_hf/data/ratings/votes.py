@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .ratings_checks import Problems, RatingsError, check_score_values, check_texts, parse_numbers, suggest
-from .ratings_columns import COLUMN_NAMES, raise_missing
-from .ratings_faults import UnknownScaleError
-from .ratings_tables import read_table
+from .checks import Problems, RatingsError, check_score_values, check_texts, parse_numbers, suggest
+from .columns import COLUMN_NAMES, raise_missing
+from .faults import UnknownScaleError
+from .tables import read_table
 
 VOTE_NAMES = ("rating", "vote", "stars")
 """Names of a column that holds one vote, where the keys repeat. `score` and `mean` may be means: they are declared."""
