@@ -187,7 +187,7 @@ def caveats(result: Finetuned) -> list[str]:
 def _headline(result: Finetuned) -> str:
     figure = result.estimate.figures[result.shipped]["srcc"]
     return (
-        f"Held-out SRCC {_cell(figure)} on {len(result.held.rows)} images; {len(result.encoded.ratings)} ratings, "
+        f"Held-out SRCC {_cell(figure)} on {len(result.held.rows)} images; learnt from {len(result.plan.final)} ratings: "
         f"{_MODE_NAMES[result.mode]}, from {public_name(result.settings.model)}."
     )
 

@@ -81,9 +81,12 @@ def finetune(settings: FinetuneSettings) -> Finetuned:
     if settings.group_by:
         groups = joined_groups(groups, encoded.ratings, settings.group_by)
         check_ratings(encoded.means.numpy(), len(np.unique(groups)), f"{settings.ratings}, by {settings.group_by}")
-    mode = mode_for(settings, len(encoded.ratings))
-    folds = settings.folds or (PROBE_FOLDS if mode == "probe" and not settings.unlabeled else TUNED_FOLDS)
-    plan = make_plan(encoded.ratings, groups, folds=folds, holdout=settings.holdout, seed=settings.seed)
+    plan = make_plan(
+        encoded.ratings, groups, folds=settings.folds or PROBE_FOLDS, holdout=settings.holdout, seed=settings.seed
+    )
+    mode = mode_for(settings, len(plan.final))
+    if not settings.folds and (mode != "probe" or settings.unlabeled):  # each fold is a training
+        plan = make_plan(encoded.ratings, groups, folds=TUNED_FOLDS, holdout=settings.holdout, seed=settings.seed)
     _check_plan(plan, encoded, settings)
     logger.info(
         "%d ratings: %s, estimate by %s", len(encoded.ratings), mode, f"{len(plan.folds)}-fold {plan.kind}" if len(plan.folds) > 1 else plan.kind
