@@ -13,11 +13,10 @@ from ..evaluation.evaluate import ScoredImages, evaluate_scores, write_evaluatio
 from ..evaluation.plotting import BLUE, INK, open_figure, to_svg, write_page
 from ..files import public_name, replaced_file, write_json
 from .estimate import BASE, FINETUNED, MEAN, NAMES, PROBE, SEMI, verdict
+from .outcome import Finetuned
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-    from .run import Finetuned
 
 RESULTS, SCORES, REPORT, DETAILS = "results.json", "scores.csv", "report.html", "held_out"
 _TABLE = ("srcc", "plcc", "mae", "rmse")

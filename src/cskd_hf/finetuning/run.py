@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ..data.ratings import RatingsError
 from ..files import replaced_folder
 from ..training.settings import SettingsError
 from .encoded import Encoded, check_ratings, encode_ratings
-from .estimate import SEMI, Estimate, HeldOut, measure, predict_held_out, verdict
+from .estimate import SEMI, Estimate, measure, predict_held_out, verdict
 from .fits import Fitter, mode_for
 from .folds import Plan, joined_groups, make_plan, picture_groups
+from .outcome import Finetuned
 from .report import RESULTS, summary, write_report_files
 from .scale import read_ratings
 from .settings import MIN_RATINGS, PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
@@ -27,36 +28,6 @@ from .settings import MIN_RATINGS, PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
 logger = logging.getLogger(__name__)
 
 _WORK = ".work-"
-
-
-@dataclass
-class Finetuned:
-    """What a fine-tune ended with; `report.write_report_files` tells it.
-
-    Attributes:
-        settings: of the run.
-        scale: how the scale of the ratings is known.
-        mode: "probe", "partial" or "full".
-        encoded, plan, held, estimate: see their classes.
-        pictures: number of different pictures among the rated images.
-        shipped: the candidate that was saved.
-        reason: why that one.
-        final: what was chosen when it was fitted.
-        seconds: wall time.
-    """
-
-    settings: FinetuneSettings
-    scale: str
-    mode: str
-    encoded: Encoded
-    pictures: int
-    plan: Plan
-    held: HeldOut
-    estimate: Estimate
-    shipped: str
-    reason: str
-    final: dict[str, Any]
-    seconds: float
 
 
 def finetune(settings: FinetuneSettings) -> Finetuned:
