@@ -31,6 +31,7 @@ from cskd_hf.personal.taste import (
     RatedFeatures,
     bank_noise,
     choose_head_penalty,
+    choose_images,
     fit_head,
     fit_scales,
     head_effects,
@@ -46,9 +47,16 @@ NAMES = {
     "probe": "ridge probe on the 20 ratings alone",
     "residual": "ridge on what the general scorer leaves",
     "personal": "weighted sum of the bank's task vectors",
+    "chosen": "the same, where the bank chose which to rate",
     "oracle": "the rater's own taste without scatter (bound)",
 }
-PAIRS = [("personal", "general"), ("personal", "residual"), ("residual", "general")]
+PAIRS = [
+    ("personal", "general"),
+    ("chosen", "general"),
+    ("chosen", "personal"),
+    ("personal", "residual"),
+    ("residual", "general"),
+]
 CAVEATS = [
     "Raters and photographs are simulated; the spread of tastes is set here (--taste, --liking), and how much a personal "
     "scorer gains depends on it. At --taste 0.35 --liking 0 raters differ as those of the package's own population.",
@@ -56,6 +64,8 @@ CAVEATS = [
     "its SRCC is the bound.",
     "An offset moves all scores alike and changes no rank; it is here to show that.",
     "The bank's raters come from the same population as the new ones. Of other people its vectors may tell less.",
+    "Where the bank chose, all new raters of a seed rate the same photographs: those whose ratings tell most, by what the "
+    "bank's vectors do to them (`choose_images`). No rating of a new rater is used for it.",
     "The ridge penalties of the baselines are chosen on the rater's 20 ratings (probe) or on all ratings of the bank "
     "(residual); the scales of the bank's vectors have none to choose.",
 ]
@@ -68,8 +78,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ratings", type=int, default=20, help="of a new rater")
     parser.add_argument("--raters", type=int, default=20, help="new raters of each seed")
     parser.add_argument("--bank", type=int, default=60, help="raters of the bank")
-    parser.add_argument("--bank-ratings", type=int, default=200, help="of each rater of the bank")
-    parser.add_argument("--photographs", type=int, default=2000, help="half to rate, half to measure on")
+    parser.add_argument("--bank-ratings", type=int, default=300, help="of each rater of the bank")
+    parser.add_argument("--photographs", type=int, default=3000, help="to rate")
+    parser.add_argument("--held-out", type=int, default=1000, help="photographs to measure on")
     parser.add_argument(
         "--taste", type=float, nargs="+", default=[0.35, 0.6, 1.0], help="spread of the parts' log weights"
     )
@@ -108,7 +119,7 @@ class Raters:
 
 def encode(args: argparse.Namespace) -> tuple[CSKDForImageAesthetics, torch.Tensor, dict[str, torch.Tensor]]:
     """The tiny CLIP, and features and factors of all photographs."""
-    batch = SyntheticPhotographs(args.data_seed).generate(args.photographs)
+    batch = SyntheticPhotographs(args.data_seed).generate(args.photographs + args.held_out)
     folder = str(tiny_clip_path())
     model = CSKDForImageAesthetics.from_encoder(folder, score_values=list(range(1, 11))).eval()
     preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(folder))
@@ -136,33 +147,37 @@ def run(
     people = Raters(args.bank + args.raters, taste, liking, seed)
     expected = people.expected(factors)
     votes = people.votes(expected)
-    half = args.photographs // 2
+    count = args.photographs
     rng = np.random.default_rng((seed, 23))
-    fit_general(model, features[:half], votes[: args.bank, :half])
+    fit_general(model, features[:count], votes[: args.bank, :count])
 
-    def rated(person: int, count: int) -> RatedFeatures:
-        rows = rng.permutation(half)[:count]
+    def rated(person: int, n: int) -> RatedFeatures:
+        rows = rng.permutation(args.photographs)[:n]
         return RatedFeatures(features[rows], torch.from_numpy(votes[person, rows]))
 
     bank_raters = [rated(person, args.bank_ratings) for person in range(args.bank)]
     penalty = choose_head_penalty(model, bank_raters, seed)
     bank = [fit_head(model, rater, penalty) for rater in bank_raters]
     noise = bank_noise(bank)
-    new = features[half:]
+    new = features[count:]
     general = head_scores(model.classifier, model.config.score_values, new)[0].numpy()
+    asked = choose_images(head_effects(model, features[:count], bank), args.ratings, noise)
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     for person in range(args.bank, args.bank + args.raters):
-        rater, true = rated(person, args.ratings), votes[person, half:]
+        rater, true = rated(person, args.ratings), votes[person, count:]
         parts = np.arange(args.ratings) % 10
         own = ridge_probe(rater.features, rater.ratings, choose_penalty(rater.features, rater.ratings, parts).l2)
         fit = fit_scales(model, rater, bank, head_effects(model, rater.features, bank), noise=noise)
+        told = RatedFeatures(features[asked], torch.from_numpy(votes[person, asked]))
+        better = fit_scales(model, told, bank, head_effects(model, told.features, bank), noise=noise)
         scores = {
             "general": general,
             "offset": general + float((rater.ratings - head_scores(model.classifier, model.config.score_values, rater.features)[0]).mean()),
             "probe": (new.double() @ own[0] + own[1]).numpy(),
             "residual": personal_scores(model, new, fit_head(model, rater, penalty)),
             "personal": personal_scores(model, new, fit.vector),
-            "oracle": expected[person, half:],
+            "chosen": personal_scores(model, new, better.vector),
+            "oracle": expected[person, count:],
         }  # fmt: skip
         for name, values in scores.items():
             found[name].append(srcc(values, true))
@@ -199,7 +214,7 @@ def main() -> None:
             f"\ntaste {taste}, liking {liking}; mean SRCC over {args.raters} new raters, {args.ratings} ratings each:"
         )
         print(f"{summary_table(rows, NAMES, ('srcc',))}\n\n{paired_table(rows, PAIRS, NAMES)}")
-        for name in ("probe", "residual", "personal"):
+        for name in ("probe", "residual", "personal", "chosen"):
             share = [entry["better_than_general"][name] for entry in counts]
             print(f"{NAMES[name]}: better than the general scorer for {share} of {args.raters} raters, by seed")
         settings.append({"taste": taste, "liking": liking, "rows": rows, "seeds": counts})

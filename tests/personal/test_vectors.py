@@ -12,8 +12,8 @@ from cskd_hf.data.ratings import RatingsError
 from cskd_hf.evaluation.metrics import srcc
 from cskd_hf.evaluation.predict import load_scorer
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
-from cskd_hf.personal.command import apply_vectors, fit_rater, make_vectors, save_scorer
-from cskd_hf.personal.taste import RatedFeatures, fit_head, fit_scales, head_effects, head_scores
+from cskd_hf.personal.command import apply_vectors, fit_rater, images_to_ask, make_vectors, save_scorer
+from cskd_hf.personal.taste import RatedFeatures, choose_images, fit_head, fit_scales, head_effects, head_scores
 from cskd_hf.personal.vectors import TaskVector, VectorError, add_vector, base_of, load_bank, task_vector, weighted_sum
 from cskd_hf.training.settings import SettingsError
 
@@ -268,3 +268,41 @@ def test_another_scale_and_unreadable_images(base, votes, tmp_path, capsys):
     vector, figures = fit_rater(base, str(file), scale=(0, 100))
     assert vector.facts["ratings"] == 12 and vector.facts["rater"] == "mine" and not figures
     assert "bad.png" in capsys.readouterr().err
+
+
+def test_chosen_images_tell_most(encoder):
+    """The greedy choice lowers the posterior variance of the rest as a brute-force search of each next image does."""
+    effects = torch.randn(30, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    chosen = choose_images(effects, 4, noise=2.0)
+    e = effects.numpy() / 2  # by the root of the number of vectors
+    design, wanted = (
+        np.concatenate([e, np.ones((30, 1))], axis=1),
+        np.concatenate([e - e.mean(0), np.zeros((30, 1))], axis=1),
+    )
+
+    def left(rows: list[int]) -> float:
+        covariance = np.linalg.inv(np.eye(5) + design[rows].T @ design[rows] / 2.0)
+        return float(np.trace(wanted @ covariance @ wanted.T))
+
+    for number in range(4):
+        before = chosen[:number]
+        best = min((row for row in range(30) if row not in before), key=lambda row: left([*before, row]))
+        assert chosen[number] == best
+    assert len(set(choose_images(effects, 99, 2.0))) == 30
+
+
+def test_ask(base, votes, tmp_path, photographs):
+    make_vectors(base, votes, str(tmp_path / "bank"))
+    output = tmp_path / "to_rate.csv"
+    arguments = ["personalize", "ask", base, "--bank", str(tmp_path / "bank"), "--images", photographs, "--count", "6"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    rows = list(csv.DictReader(open(output, newline="")))
+    assert len({row["image"] for row in rows}) == 6 and {row["rating"] for row in rows} == {""}
+    # Filled in, it is what `fit` takes.
+    output.write_text(
+        "image,rating\n" + "".join(f"{row['image']},{1 + number % 5}\n" for number, row in enumerate(rows))
+    )
+    vector, _ = fit_rater(base, str(output), images=photographs, bank=str(tmp_path / "bank"))
+    assert vector.facts["ratings"] == 6
+    with pytest.raises(SettingsError, match="between 1 and 40"):
+        images_to_ask(base, str(tmp_path / "bank"), photographs, 41)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
 import sys
@@ -16,15 +17,25 @@ from tqdm import tqdm
 
 from ..data.ratings import RatingsError, load_ratings
 from ..data.ratings.votes import Votes, load_votes
+from ..data.sources import FolderSource
 from ..data.views import Preprocessing
 from ..evaluation.metrics import mae, srcc
 from ..evaluation.predict import load_scorer
-from ..files import replaced_folder
+from ..files import replaced_file, replaced_folder
 from ..models.image_loading_cskd import ImageLoadError, load_image
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from ..training.settings import SettingsError
 from .layers import layer_effects, train_layers
-from .taste import RatedFeatures, bank_noise, choose_head_penalty, fit_head, fit_scales, head_effects
+from .taste import (
+    HEAD,
+    RatedFeatures,
+    bank_noise,
+    choose_head_penalty,
+    choose_images,
+    fit_head,
+    fit_scales,
+    head_effects,
+)
 from .vectors import SUFFIX, TaskVector, VectorError, add_vector, load_bank
 
 DEFAULT_PENALTY = 1000.0
@@ -181,7 +192,7 @@ def fit_rater(
         VectorError: the bank was made for another base.
     """
     vectors = load_bank(bank) if bank else {}
-    heads_only = all(set(vector.tensors) <= {"classifier.weight", "classifier.bias"} for vector in vectors.values())
+    heads_only = all(set(vector.tensors) <= set(HEAD) for vector in vectors.values())
     general = Base(base, images or Path(ratings_file).parent, pixels=not heads_only)
     found, cells = _ratings_of(ratings_file, general, rater, scale, images)
     general.read(cells, quiet)
@@ -201,6 +212,39 @@ def fit_rater(
     figures |= {"general_srcc": srcc(fit.general, true), "general_mae": mae(fit.general, true)}
     fit.vector.facts["left_out"] = figures
     return fit.vector, figures
+
+
+def images_to_ask(base: str, bank: str, images: str, count: int = 20, quiet: bool = True) -> list[str]:
+    """Which images of a folder a new rater should rate: those that tell most of the rater's taste, see `choose_images`.
+
+    Args:
+        base: the general scorer.
+        bank: folder of vectors of heads.
+        images: folder.
+        count: images to choose.
+        quiet: no progress bar.
+
+    Raises:
+        VectorError: the bank was made for another base, or changes layers.
+        SettingsError: fewer images than `count`.
+    """
+    vectors, source = load_bank(bank), FolderSource(images)
+    if not 1 <= count <= len(source):
+        raise SettingsError(f"count={count} must be between 1 and {len(source)}, the images in '{images}'.")
+    general = Base(base, images)
+    for name, vector in vectors.items():
+        _check_base(general.model, vector, name)
+        if not set(vector.tensors) <= set(HEAD):
+            raise VectorError(
+                f"'{name}' changes layers; choosing images takes a bank of --parts head, which is quick."
+            )
+    general.read({path: path for path in source.paths}, quiet)
+    _tell_unreadable(general)
+    paths = [path for path in source.paths if path not in general.unreadable]
+    rated, _ = general.rated(dict.fromkeys(paths, 0.0))
+    bank_vectors = list(vectors.values())
+    effects = head_effects(general.model, rated.features, bank_vectors)
+    return [paths[row] for row in choose_images(effects, count, bank_noise(bank_vectors))]
 
 
 def apply_vectors(base: str, vectors: Sequence[str], output: str, scales: Sequence[float] = ()) -> None:
@@ -237,7 +281,7 @@ def save_scorer(model: CSKDForImageAesthetics, preprocessing: Preprocessing, fol
 
 
 def personalize_command(namespace: argparse.Namespace) -> int:
-    """Run `cskd-hf personalize vectors | fit | apply`; returns the exit code 0."""
+    """Run `cskd-hf personalize vectors | ask | fit | apply`; returns the exit code 0."""
     quiet = getattr(namespace, "quiet", True) or not sys.stderr.isatty()
     if namespace.action == "vectors":
         paths = make_vectors(
@@ -259,6 +303,13 @@ def personalize_command(namespace: argparse.Namespace) -> int:
                 "each rating left out in turn: SRCC {srcc:.3f} (general scorer {general_srcc:.3f}), MAE {mae:.3f} "
                 "({general_mae:.3f}); of so few ratings these are rough".format(**figures)
             )
+    elif namespace.action == "ask":
+        chosen = images_to_ask(namespace.base, namespace.bank, namespace.images, namespace.count, quiet)
+        with replaced_file(namespace.output) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["image", "rating"], *([path, ""] for path in chosen)])
+        print(
+            f"{namespace.output}: {len(chosen)} images to rate; write each rating behind its image, then `personalize fit`"
+        )
     else:
         apply_vectors(namespace.base, namespace.vectors, namespace.output, namespace.scale)
         print(f"{namespace.output}: saved; score with `cskd-hf score {namespace.output} IMAGES`")
@@ -352,4 +403,4 @@ def _tell_unreadable(general: Base) -> None:
         )
 
 
-__all__ = ["Base", "apply_vectors", "fit_rater", "make_vectors", "personalize_command"]
+__all__ = ["Base", "apply_vectors", "fit_rater", "images_to_ask", "make_vectors", "personalize_command"]

@@ -154,6 +154,38 @@ def head_effects(model: CSKDForImageAesthetics, features: torch.Tensor, bank: Se
     return effects
 
 
+def choose_images(effects: torch.Tensor, count: int, noise: float, offset: float = 1.0) -> list[int]:
+    """Which images a new rater should be asked about: those that tell most of the rest.
+
+    Greedy Bayesian experimental design for the model of `fit_scales`: each next image is the one that lowers the summed
+    posterior variance of all images' personal scores most. Only what the bank's raters differ in counts; no rating of the
+    new rater is needed.
+
+    Args:
+        effects: `(images, N)` of all images that may be asked about.
+        count: images to choose.
+        noise: variance of ratings, see `bank_noise`.
+        offset: prior variance of the rater's strictness, on the scale of the ratings; it costs ratings too.
+
+    Returns:
+        rows, the most telling first.
+    """
+    e = effects.double().numpy()
+    prior = np.concatenate([e / np.sqrt(e.shape[1]), np.full((len(e), 1), np.sqrt(offset))], axis=1)  # (images, N + 1)
+    inner = np.eye(prior.shape[1])  # posterior covariance of the scales, in units of the prior
+    # The offset changes no order: what is to be known is the rest.
+    wanted = np.concatenate([e - e.mean(0), np.zeros((len(e), 1))], axis=1) / np.sqrt(e.shape[1])
+    matrix, chosen = wanted.T @ wanted, []
+    for _ in range(min(count, len(e))):
+        along = prior @ inner  # (images, N + 1)
+        gain = ((along @ matrix) * along).sum(1) / ((along * prior).sum(1) + noise)
+        gain[chosen] = -1
+        row = int(np.argmax(gain))
+        chosen.append(row)
+        inner = inner - np.outer(along[row], along[row]) / (along[row] @ prior[row] + noise)
+    return chosen
+
+
 def bank_noise(bank: Sequence[TaskVector]) -> float:
     """Mean squared difference of the bank's ratings to the scorers of their raters, on the base's scale."""
     found = [vector.facts["residual_variance"] for vector in bank if vector.facts.get("residual_variance") is not None]

@@ -26,7 +26,6 @@ from .schema import (
     attributes_of,
     build_ratings,
     has_score_values,
-    rated_subset,
     score_values_of,
     select_split,
 )
@@ -34,16 +33,6 @@ from .tables import FORMATS, infer_numbers, parse_list, read_table
 from .votes import add_up, holds_votes, votes_of_table
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "RatingsError",
-    "attributes_of",
-    "build_ratings",
-    "load_ratings",
-    "rated_subset",
-    "score_values_of",
-    "select_split",
-]
 
 
 def load_ratings(
@@ -186,29 +175,10 @@ def ratings_from_table(
     data = {column: table[own] for column, own in found.items()}
     problems = Problems(source, row_names)
     if isinstance(bins, dict):
-        own_values = check_score_values(sorted(bins)) if score_values is None else check_score_values(score_values)
-        if set(own_values) != set(bins):
-            raise RatingsError(
-                f"{source}: `score_values` is {list(own_values)}, but the numbered columns "
-                f"{list(bins.values())} stand for {sorted(bins)}; leave it out, or list the columns with "
-                "columns={'distribution': [...]}."
-            )
-        score_values = own_values
+        score_values = _values_of_numbered(bins, score_values, source)
         bins = [bins[value] for value in score_values]
     if isinstance(bins, list):
-        if score_values is None or len(check_score_values(score_values)) != len(bins):
-            raise RatingsError(
-                f"{source}: {len(bins)} columns hold votes; pass `score_values` with {len(bins)} ratings."
-            )
-        votes = np.stack([parse_numbers(table[column], problems, column) for column in bins], axis=1)
-        empty = np.isnan(votes)
-        data["distribution"] = [None if all_empty else row for row, all_empty in zip(votes, empty.all(axis=1))]
-        unparsed = set(problems.rows)
-        for row, column in np.argwhere(empty & ~empty.all(axis=1)[:, None]):
-            if int(row) not in unparsed:
-                problems.add(row, bins[column], None, "the cell is empty; write 0 where nobody voted so.")
-        for row in problems.rows:
-            data["distribution"][row] = None  # what is wrong with it is noted
+        data["distribution"] = _votes_of_bins(table, bins, score_values, source, problems)
     elif bins is not None:
         data["distribution"] = [parse_list(cell) for cell in table[bins]]
     if score_values is None:
@@ -235,6 +205,41 @@ def ratings_from_table(
         images=images,
         problems=problems,
     )
+
+
+def _values_of_numbered(
+    bins: Mapping[float, str], score_values: Sequence[float] | None, source: str
+) -> tuple[float, ...]:
+    """The rating of each bin, from the numbers in the columns' names."""
+    values = check_score_values(sorted(bins)) if score_values is None else check_score_values(score_values)
+    if set(values) != set(bins):
+        raise RatingsError(
+            f"{source}: `score_values` is {list(values)}, but the numbered columns {list(bins.values())} stand for "
+            f"{sorted(bins)}; leave it out, or list the columns with columns={{'distribution': [...]}}."
+        )
+    return values
+
+
+def _votes_of_bins(
+    table: Mapping[str, list],
+    bins: Sequence[str],
+    score_values: Sequence[float] | None,
+    source: str,
+    problems: Problems,
+) -> list[np.ndarray | None]:
+    """One row of votes an image, of one column a bin; None where there are none or something is wrong with them."""
+    if score_values is None or len(check_score_values(score_values)) != len(bins):
+        raise RatingsError(f"{source}: {len(bins)} columns hold votes; pass `score_values` with {len(bins)} ratings.")
+    votes = np.stack([parse_numbers(table[column], problems, column) for column in bins], axis=1)
+    empty = np.isnan(votes)
+    rows = [None if all_empty else row for row, all_empty in zip(votes, empty.all(axis=1))]
+    unparsed = set(problems.rows)
+    for row, column in np.argwhere(empty & ~empty.all(axis=1)[:, None]):
+        if int(row) not in unparsed:
+            problems.add(row, bins[column], None, "the cell is empty; write 0 where nobody voted so.")
+    for row in problems.rows:
+        rows[row] = None
+    return rows
 
 
 def _from_votes(
