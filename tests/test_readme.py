@@ -1,7 +1,8 @@
-"""Every command of the README and of examples/README.md, run as it stands there, on tiny stand-ins of the same names."""
+"""Every command of the README, examples/README.md and examples/phase2.md, run as it stands there, on tiny stand-ins."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
@@ -10,12 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
+from rated_layouts import write_aadb
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DETAILS = (ROOT / "examples" / "README.md").read_text()
+PHASE_1 = (ROOT / "examples" / "README.md").read_text()
+PHASE_2 = (ROOT / "examples" / "phase2.md").read_text()
 # What a reader's own run would spend hours on.
 SHORTER = "--max-steps 2 --batch-size 4 --image-size 32 --cpu --quiet"
 
@@ -33,7 +38,25 @@ def place(tmp_path_factory, encoder, clip, photographs, ratings) -> Path:
     shutil.copytree(photographs, folder / "photos")
     shutil.copytree(Path(ratings).parent, folder, dirs_exist_ok=True)
     shutil.copyfile(folder / "photos" / "00.png", folder / "photo.jpg")
+    shutil.copytree(ROOT / "hub_configs", folder / "hub_configs")
+    write_aadb(folder / "datasets" / "AADB")
+    write_own_ratings(folder)
     return folder
+
+
+def write_own_ratings(folder: Path) -> None:
+    """mine.csv: one row an image with a mean; votes.csv: five raters of the same images."""
+    rng = np.random.default_rng(2)
+    names = [f"{number:02d}.png" for number in range(30)]
+    quality = rng.uniform(1.5, 4.5, len(names))
+    with open(folder / "mine.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["image", "rating"], *zip(names, quality.round(2))])
+    with open(folder / "votes.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "rater", "rating"])
+        for rater in range(5):
+            votes = (quality + rng.normal(0, 0.7, len(names))).round().clip(1, 5).astype(int)
+            writer.writerows((name, f"rater{rater}", vote) for name, vote in zip(names, votes))
 
 
 def run(arguments: list[str], place: Path) -> str:
@@ -83,18 +106,31 @@ def test_readme(place):
 
 
 def test_details_of_phase_1(place):
-    assert len(commands_of(DETAILS)) >= 4 and len(snippets_of(DETAILS)) >= 2
+    assert len(commands_of(PHASE_1)) >= 4 and len(snippets_of(PHASE_1)) >= 2
     if not (place / "runs" / "aligned").exists():  # README's first command
         run_command(commands_of(README)[0], place)
-    for command in commands_of(DETAILS):
+    for command in commands_of(PHASE_1):
         output = run_command(command, place)
         if "check-images" in command:
             assert "0 copies of the 12 evaluation images" in output
     assert (place / "check.json").is_file() and (place / "runs" / "analysis" / "analysis.html").is_file()
     assert len(list((place / "features").glob("*/features-*.safetensors"))) == 1
-    for snippet in snippets_of(DETAILS):
+    for snippet in snippets_of(PHASE_1):
         called = snippet if "print" in snippet else snippet + "\nprint(build().dim)"
         assert run([sys.executable, "-c", called], place).strip()
+
+
+def test_details_of_phase_2(place):
+    for command in commands_of(README)[:3]:  # from alignment to student
+        if not (place / command.split()[-1]).exists():
+            run_command(command, place)
+    for command in commands_of(PHASE_2):
+        output = run_command(command, place)
+        if " evaluate " in command:
+            assert "srcc" in output.lower()
+    assert (place / "aadb-parquet" / "README.md").is_file() and (place / "ids.txt").is_file()
+    assert (place / "runs" / "aadb-student" / "evaluation" / "report.html").is_file()
+    assert (place / "runs" / "me" / "model.safetensors").is_file()
 
 
 def test_make_targets_exist():
