@@ -39,8 +39,8 @@ from .taste import (
 from .vectors import SUFFIX, TaskVector, VectorError, add_vector, load_bank
 
 DEFAULT_PENALTY = 1000.0
-"""Ridge penalty of a head vector where there is no bank to choose it on: of the simulated raters of
-benchmarks/personal_taste.py, between what moderate and what strong tastes ask for."""
+"""Ridge penalty of a head vector where there is no bank to choose it on: near what the banks of simulated raters with
+tastes of their own choose in benchmarks/personal_taste.py."""
 
 MIN_RATINGS = 5
 
