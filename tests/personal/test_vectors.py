@@ -12,7 +12,8 @@ from cskd_hf.data.ratings import RatingsError
 from cskd_hf.evaluation.metrics import srcc
 from cskd_hf.evaluation.predict import load_scorer
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
-from cskd_hf.personal.command import apply_vectors, fit_rater, images_to_ask, make_vectors, save_scorer
+from cskd_hf.personal.base import save_scorer
+from cskd_hf.personal.scorers import apply_vectors, fit_rater, images_to_ask, make_vectors
 from cskd_hf.personal.taste import RatedFeatures, choose_images, fit_head, fit_scales, head_effects, head_scores
 from cskd_hf.personal.vectors import TaskVector, VectorError, add_vector, base_of, load_bank, task_vector, weighted_sum
 from cskd_hf.training.settings import SettingsError
@@ -206,7 +207,7 @@ def test_a_vector_of_the_head_changes_the_order(base, votes, tmp_path):
     """Carl likes it dark, and his own model knows."""
     paths = make_vectors(base, votes, str(tmp_path))
     apply_vectors(base, [str(paths["carl"])], str(tmp_path / "carl-model"))
-    from cskd_hf.personal.command import Base
+    from cskd_hf.personal.base import Base
 
     rows = list(csv.DictReader(open(votes, newline="")))
     true = {row["image"]: float(row["rating"]) for row in rows if row["rater"] == "carl"}
