@@ -101,7 +101,16 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         from .training.own_encoders import import_encoders
 
         import_encoders(namespace.imports)
-    return namespace.run(namespace)
+    code = namespace.run(namespace)
+    _leave_process_group()
+    return code
+
+
+def _leave_process_group() -> None:
+    """One of several processes that ends while its group is open may be aborted by the group's threads."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

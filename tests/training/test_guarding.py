@@ -42,6 +42,7 @@ settings = AlignSettings(
 kept, counts = guarded(open_images(settings.images, 32, False), settings, accelerator)
 with open(f"{out}/rank-{accelerator.process_index}.json", "w") as file:
     json.dump([[kept.key(row) for row in range(len(kept))], counts], file)
+accelerator.end_training()
 """
 
 
