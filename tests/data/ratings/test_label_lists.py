@@ -20,7 +20,7 @@ from cskd_hf.data.ratings.label_lists import (
 )
 from cskd_hf.data.ratings.locations import open_ratings
 
-LISTS = Path(__file__).parents[2] / "hub_configs" / "label_lists"
+LISTS = Path(__file__).parents[3] / "hub_configs" / "label_lists"
 
 
 @pytest.fixture(scope="module")
