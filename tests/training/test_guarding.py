@@ -22,8 +22,8 @@ from cskd_hf.data.ratings import load_ratings, select_split
 from cskd_hf.data.views import ViewSettings
 from cskd_hf.training.arguments import AlignSettings, StudentSettings
 from cskd_hf.training.guarding import guarded
+from cskd_hf.training.rated_data import RatedData
 from cskd_hf.training.settings import SettingsError
-from cskd_hf.training.teacher import RatedData
 from image_copies import COPIES
 
 FAST = ["--cpu", "--quiet", "--batch-size", "8", "--image-size", "32", "--max-steps", "2"]

@@ -68,7 +68,7 @@ def test_one_location_needs_no_list(encoder, attributes, ratings):
     )
     data = RatedData(TeacherSettings(ratings=ratings, image_dir=str(Path(ratings).parent)))
     assert len(data.train) == 36 and data.distributions.shape == (36, 5) and data.attributes == {}
-    assert set(data.stream(4, 32).targets) == {"means", "ratings"}
+    assert set(data.main.stream(4, 32).targets) == {"means", "ratings"}
 
 
 def test_sets_keep_their_scales_and_share_the_batch_by_size_or_weight(encoder, attributes, means):

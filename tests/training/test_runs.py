@@ -269,7 +269,7 @@ def test_splits_and_labels_that_are_not_there(aligned, ratings, tmp_path, capsys
 def test_loss_that_is_not_finite_stops_before_anything_is_written_over(
     aligned, ratings, tmp_path, monkeypatch, capsys
 ):
-    from cskd_hf.training.teacher import RatingTask
+    from cskd_hf.training.rated_task import RatingTask
 
     forward, calls = RatingTask.forward, []
 

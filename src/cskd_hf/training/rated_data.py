@@ -270,10 +270,6 @@ class RatedData:
             for number, (rated, count) in enumerate(zip(self.sets, counts))
         }
 
-    def stream(self, batch_size: int, view_side: int, teacher_side: int = 0) -> ImageStream:
-        """Training images of the first set alone."""
-        return self.main.stream(batch_size, view_side, teacher_side, self.settings.seed)
-
 
 def _judged(ratings: datasets.Dataset, settings: RatedSettings) -> datasets.Dataset | None:
     """Images outside the training split."""

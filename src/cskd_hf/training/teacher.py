@@ -13,11 +13,9 @@ from .build import build_model, build_preprocessing, provenance
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_attribute_from_probe, start_head_from_probe
-from .rated_data import RATED, RatedData, RatedSet
+from .rated_data import RatedData, RatedSet
 from .rated_task import RatingTask
 from .rates import freeze_layers
-
-__all__ = ["RATED", "RatedData", "RatingTask", "build_rated_model", "start_head", "start_rated_task", "teach"]
 
 _PROBED = 4096  # images of a further set that its head's start is computed from
 

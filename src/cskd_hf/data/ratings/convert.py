@@ -40,7 +40,7 @@ def convert_ratings(
     quiet: bool = True,
     **reading: Any,
 ) -> Path:
-    """Write a rated set as Parquet files with its images inside; see `ratings_parquet` for what is in the folder.
+    """Write a rated set as Parquet files with its images inside; see `parquet` for what is in the folder.
 
     The images are stored as they are, after a try to decode each. Nothing lies under the name `output` until all is
     written.

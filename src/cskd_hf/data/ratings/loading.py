@@ -1,4 +1,4 @@
-"""Labelled data: read it from a file, in the one schema that `ratings_schema` describes.
+"""Labelled data: read it from a file, in the one schema that `schema` describes.
 
 ratings = load_ratings("ratings.csv")
 train = select_split(ratings, "train")
@@ -72,7 +72,7 @@ def load_ratings(
             see `build_ratings`.
 
     Returns:
-        `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
+        `datasets.Dataset`: The rated set; see `schema` for its columns.
 
     Raises:
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.
@@ -169,11 +169,38 @@ def ratings_from_table(
 ) -> datasets.Dataset:
     """Find the columns of the schema in `table` and build the rated set."""
     if holds_votes(table, source, mapping):
-        return _from_votes(table, row_names, source, name, image_dir, score_values, mapping, attributes, images)
+        votes = votes_of_table(table, row_names, source, mapping)
+        data, row_names = add_up(votes, score_values, attributes or {})
+        data = {own: cells if own in SCHEMA_COLUMNS else infer_numbers(cells) for own, cells in data.items()}
+        known_as, problems = {**votes.names, "key": votes.names.get("key", votes.names["image"])}, None
+    else:
+        problems = Problems(source, row_names)
+        data, known_as, score_values = _columns_of(table, source, score_values, mapping, problems)
+    return build_ratings(
+        data,
+        score_values,
+        name=name,
+        image_dir=image_dir,
+        source=source,
+        row_names=row_names,
+        column_names=known_as,
+        attributes=attributes,
+        images=images,
+        problems=problems,
+    )
+
+
+def _columns_of(
+    table: dict[str, list],
+    source: str,
+    score_values: Sequence[float] | None,
+    mapping: Mapping[str, Any],
+    problems: Problems,
+) -> tuple[dict[str, Any], dict[str, Any], Sequence[float]]:
+    """The columns of the schema and the extra ones, what the file calls them, and the rating of each bin."""
     found = find_columns(table, source, mapping)
     bins = found.pop("distribution", None)
     data = {column: table[own] for column, own in found.items()}
-    problems = Problems(source, row_names)
     if isinstance(bins, dict):
         score_values = _values_of_numbered(bins, score_values, source)
         bins = [bins[value] for value in score_values]
@@ -192,19 +219,7 @@ def ratings_from_table(
     extra = {
         own: infer_numbers(cells) for own, cells in table.items() if own not in used and own not in SCHEMA_COLUMNS
     }
-    known_as = {**found, **({} if bins is None else {"distribution": bins})}
-    return build_ratings(
-        data | extra,
-        score_values,
-        name=name,
-        image_dir=image_dir,
-        source=source,
-        row_names=row_names,
-        column_names=known_as,
-        attributes=attributes,
-        images=images,
-        problems=problems,
-    )
+    return data | extra, {**found, **({} if bins is None else {"distribution": bins})}, score_values
 
 
 def _values_of_numbered(
@@ -240,35 +255,6 @@ def _votes_of_bins(
     for row in problems.rows:
         rows[row] = None
     return rows
-
-
-def _from_votes(
-    table: dict[str, list],
-    row_names: list[str],
-    source: str,
-    name: str,
-    image_dir: str | os.PathLike | None,
-    score_values: Sequence[float] | None,
-    mapping: Mapping[str, Any],
-    attributes: Mapping[str, Sequence[float]] | None,
-    images: str,
-) -> datasets.Dataset:
-    """Add up one row a vote to one row an image."""
-    votes = votes_of_table(table, row_names, source, mapping)
-    data, places = add_up(votes, score_values, attributes or {})
-    data = {own: cells if own in SCHEMA_COLUMNS else infer_numbers(cells) for own, cells in data.items()}
-    known_as = {**votes.names, "key": votes.names.get("key", votes.names["image"])}
-    return build_ratings(
-        data,
-        score_values,
-        name=name,
-        image_dir=image_dir,
-        source=source,
-        row_names=places,
-        column_names=known_as,
-        attributes=attributes,
-        images=images,
-    )
 
 
 def _ends_of(cells: Sequence, source: str) -> tuple[float, float] | None:

@@ -50,7 +50,7 @@ def open_ratings(
             `"ignore"`, see `build_ratings`.
 
     Returns:
-        `datasets.Dataset`: The rated set; see `ratings_schema` for its columns.
+        `datasets.Dataset`: The rated set; see `schema` for its columns.
 
     Raises:
         RatingsError: The data cannot be used; names the file, row, column, value, and what is allowed.

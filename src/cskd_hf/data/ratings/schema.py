@@ -103,24 +103,9 @@ def build_ratings(
     columns = _as_columns(data)
     problems = Problems(source or name, row_names) if problems is None else problems
     known_as = {**{column: column for column in SCHEMA_COLUMNS}, **(column_names or {})}
-    lengths = {column: len(values) for column, values in columns.items()}
-    if "image" not in columns:
-        raise RatingsError(f"{problems.source}: there is no 'image' column among {sorted(columns)}; add one.")
-    if len(set(lengths.values())) > 1:
-        raise RatingsError(f"{problems.source}: the columns differ in length: {lengths}; make them equal.")
-    n_rows = lengths["image"]
-    if n_rows == 0:
-        raise RatingsError(f"{problems.source}: there are no rows; give at least one rated image.")
-
+    n_rows = _count_rows(columns, problems.source)
     names, cells, absent = check_images(columns["image"], image_dir, problems, known_as["image"], images)
-    splits, keys = [DEFAULT_SPLIT] * n_rows, names
-    if "split" in columns:
-        splits = check_texts(columns["split"], problems, known_as["split"])
-    if "key" in columns:
-        keys = check_texts(columns["key"], problems, known_as["key"])
-    elif nameless := [row for row, cell in enumerate(cells) if not keys[row] and cell["bytes"] is not None]:
-        problems.add(nameless[0], "key", None, "bytes have no path to name the image; add a column 'key'.")
-    check_keys(keys, splits, problems, known_as["key" if "key" in columns else "image"])
+    splits, keys = _splits_and_keys(columns, names, cells, problems, known_as)
     shares, labels = check_labels(columns, n_rows, score_values, problems, known_as)
     scales, rated = check_attributes(columns, attributes or {}, SCHEMA_COLUMNS, problems)
     problems.raise_if_any()
@@ -134,6 +119,39 @@ def build_ratings(
         }
     info = {"schema": _SCHEMA_MARK, "name": name, "score_values": list(score_values), "attributes": scales}
     return _build(table, info | {"about": " ".join(filter(None, (about, note)))})
+
+
+def _count_rows(columns: Mapping[str, Sequence], source: str) -> int:
+    """Raises:
+    RatingsError: no images, no rows, or columns of different lengths.
+    """
+    lengths = {column: len(values) for column, values in columns.items()}
+    if "image" not in columns:
+        raise RatingsError(f"{source}: there is no 'image' column among {sorted(columns)}; add one.")
+    if len(set(lengths.values())) > 1:
+        raise RatingsError(f"{source}: the columns differ in length: {lengths}; make them equal.")
+    if lengths["image"] == 0:
+        raise RatingsError(f"{source}: there are no rows; give at least one rated image.")
+    return lengths["image"]
+
+
+def _splits_and_keys(
+    columns: Mapping[str, Sequence],
+    names: list,
+    cells: list,
+    problems: Problems,
+    known_as: Mapping[str, Any],
+) -> tuple[list, list]:
+    """The split and the key of each row; without a column of keys, the image's path as given."""
+    splits, keys = [DEFAULT_SPLIT] * len(names), names
+    if "split" in columns:
+        splits = check_texts(columns["split"], problems, known_as["split"])
+    if "key" in columns:
+        keys = check_texts(columns["key"], problems, known_as["key"])
+    elif nameless := [row for row, cell in enumerate(cells) if not keys[row] and cell["bytes"] is not None]:
+        problems.add(nameless[0], "key", None, "bytes have no path to name the image; add a column 'key'.")
+    check_keys(keys, splits, problems, known_as["key" if "key" in columns else "image"])
+    return splits, keys
 
 
 def _without(table: dict[str, Sequence], problems: Problems, absent: Sequence[int]) -> tuple[dict[str, Sequence], str]:

@@ -162,22 +162,16 @@ def pretrain(
     while (spent := progress()) < 1:
         if spent > _WHOLE_IMAGES_FROM:
             dropping.remove()
-        warmup = min(1.0, spent / 0.02 + 0.01)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent)))
+            group["lr"] = _rate(learning_rate, spent)
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(len(images), generator=generator)])
         rows, order = order[:batch_size], order[batch_size:]
         pixels = to_pixel_values(images[rows], mean, std)
         flipped = torch.rand(batch_size, generator=generator) < 0.5
         pixels[flipped] = pixels[flipped].flip(-1)
-        loss = contrastive_loss(model, pixels, token_ids[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))  # as in CLIP: a sharper softmax is unstable
-        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+        loss = _optimise(model, optimizer, pixels, token_ids[rows])
+        running = loss if step == 0 else 0.98 * running + 0.02 * loss
         step += 1
         if step % 200 == 0:
             report(f"step {step}, {100 * spent:.0f} % of the budget, loss {running:.3f}")
@@ -185,6 +179,22 @@ def pretrain(
     model.set_attn_implementation(attention)
     model.eval()
     return {"steps": step, "passes": step * batch_size / len(images), "loss": running}
+
+
+def _rate(peak: float, spent: float) -> float:
+    """Learning rate at a share of the budget: a short warm-up, then a cosine to a hundredth of the peak."""
+    return peak * min(1.0, spent / 0.02 + 0.01) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent)))
+
+
+def _optimise(model: CLIPModel, optimizer: torch.optim.Optimizer, pixel_values: Tensor, token_ids: Tensor) -> float:
+    """One step; returns its loss."""
+    loss = contrastive_loss(model, pixel_values, token_ids)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))  # as in CLIP: a sharper softmax is unstable
+    return loss.item()
 
 
 def contrastive_loss(model: CLIPModel, pixel_values: Tensor, token_ids: Tensor) -> Tensor:
