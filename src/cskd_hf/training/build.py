@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoImageProcessor
 
-from ..data.ratings import RatingsError, score_values_of
+from ..data.ratings import score_values_of
+from ..data.ratings.faults import UnknownScaleError
 from ..data.ratings.locations import HUB, open_ratings, split_location
 from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig, CSKDModuleConfig
@@ -120,7 +121,7 @@ def load_rated(settings: RatedSettings) -> list[datasets.Dataset]:
             return [open_ratings(location, score_values=given, **options)]
         try:
             sets.append(open_ratings(location, **options))
-        except RatingsError:
+        except UnknownScaleError:
             if not given:
                 raise
             sets.append(open_ratings(location, score_values=given, **options))

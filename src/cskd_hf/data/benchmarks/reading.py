@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 
-from ..ratings.checks import Problems, RatingsError, parse_numbers
+from ..ratings.checks import Problems, RatingsError, parse_bins
 from ..ratings.schema import build_ratings
 from ..ratings.tables import read_table
 
@@ -100,16 +99,7 @@ def parse_votes(table: Mapping[str, list], columns: Sequence[str], problems: Pro
         RatingsError: a column is missing.
     """
     require_columns(table, columns, problems.source)
-    votes = np.stack([parse_numbers(table[column], problems, column) for column in columns], axis=1)
-    empty = np.isnan(votes)
-    if not empty.any():
-        return votes
-    for row, column in np.argwhere(empty):
-        if int(row) not in problems.rows:
-            problems.add(
-                row, columns[column], None, "the cell is empty; write 0 where nobody voted so.", "not a number"
-            )
-    return [None if bad else row for row, bad in zip(votes, empty.any(axis=1))]
+    return parse_bins(table, columns, problems)
 
 
 def require_columns(table: Mapping[str, list], columns: Sequence[str], source: str | os.PathLike) -> None:

@@ -73,6 +73,35 @@ def parse_numbers(values: Sequence, problems: Problems, column: str) -> np.ndarr
     return numbers
 
 
+def parse_bins(
+    table: Mapping[str, list], columns: Sequence[str], problems: Problems, *, optional: bool = False
+) -> np.ndarray | list[np.ndarray | None]:
+    """The votes of a table with one column a bin.
+
+    Args:
+        table: raw cells by column.
+        columns: of the bins, in their order.
+        problems: where empty and unreadable cells are noted.
+        optional: a row may have no votes at all.
+
+    Returns:
+        (rows, bins) where every row is whole, else one array (bins,) a row, None where it has no votes or is faulty.
+    """
+    votes = np.stack([parse_numbers(table[column], problems, column) for column in columns], axis=1)
+    empty = np.isnan(votes)
+    if not empty.any():
+        return votes
+    noted_rows = set(problems.rows)
+    missing = empty & ~empty.all(axis=1)[:, None] if optional else empty
+    for row, column in np.argwhere(missing):
+        if int(row) not in noted_rows:
+            problems.add(
+                row, columns[column], None, "the cell is empty; write 0 where nobody voted so.", "not a number"
+            )
+            noted_rows.add(int(row))
+    return [None if bad else row for row, bad in zip(votes, empty.any(axis=1))]
+
+
 def check_images(
     cells: Sequence, image_dir: str | os.PathLike | None, problems: Problems, column: str, missing: str = "require"
 ) -> tuple[list[str | None], list[dict[str, Any]], list[int]]:

@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from .checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_numbers
+from .checks import Problems, RatingsError, check_images, check_keys, check_score_values, parse_bins, parse_numbers
 from .columns import find_columns
 from .faults import UnknownScaleError
 from .parquet import is_converted, load_converted
@@ -243,18 +243,15 @@ def _votes_of_bins(
     problems: Problems,
 ) -> list[np.ndarray | None]:
     """One row of votes an image, of one column a bin; None where there are none or something is wrong with them."""
-    if score_values is None or len(check_score_values(score_values)) != len(bins):
-        raise RatingsError(f"{source}: {len(bins)} columns hold votes; pass `score_values` with {len(bins)} ratings.")
-    votes = np.stack([parse_numbers(table[column], problems, column) for column in bins], axis=1)
-    empty = np.isnan(votes)
-    rows = [None if all_empty else row for row, all_empty in zip(votes, empty.all(axis=1))]
-    unparsed = set(problems.rows)
-    for row, column in np.argwhere(empty & ~empty.all(axis=1)[:, None]):
-        if int(row) not in unparsed:
-            problems.add(row, bins[column], None, "the cell is empty; write 0 where nobody voted so.")
-    for row in problems.rows:
-        rows[row] = None
-    return rows
+    if score_values is None:
+        raise UnknownScaleError(
+            f"{source}: {len(bins)} columns hold votes; pass `score_values` with {len(bins)} ratings."
+        )
+    if len(check_score_values(score_values)) != len(bins):
+        raise RatingsError(
+            f"{source}: {len(bins)} columns hold votes, but `score_values` has {len(score_values)}: {list(score_values)}."
+        )
+    return parse_bins(table, bins, problems, optional=True)
 
 
 def _ends_of(cells: Sequence, source: str) -> tuple[float, float] | None:
