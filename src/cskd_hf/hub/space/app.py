@@ -117,10 +117,12 @@ class ScoringApp:
             gallery.select(self._explain, ranked, detail, **shared)
         return blocks.queue(max_size=20)
 
+    # gradio shows the progress of a function with such a default.
     def _score_uploads(
-        self, uploaded: list[dict[str, Any]] | None, progress: gr.Progress = gr.Progress()
-    ) -> list[Any]:  # noqa: B008
-        """Gradio finds the progress bar by this default."""
+        self,
+        uploaded: list[dict[str, Any]] | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
         uploads = []
         for file in uploaded or []:
             path = Path(file["path"]).resolve()
