@@ -29,9 +29,7 @@ CUSTOM_PIPELINES = {
 def code_files() -> list[str]:
     """Names of the files of code that are shipped, sorted."""
     models = resources.files(f"{__package__.rpartition('.')[0]}.models")
-    return sorted(
-        file.name for file in models.iterdir() if file.name.endswith(".py") and file.name != "__init__.py"
-    )
+    return sorted(file.name for file in models.iterdir() if file.name.endswith(".py") and file.name != "__init__.py")
 
 
 def add_remote_code(folder: Path) -> None:
