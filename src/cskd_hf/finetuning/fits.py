@@ -95,7 +95,8 @@ class Fitter:
         model.config.provenance = self._provenance(rows, "probe")
         before = model.config.history
         device = next(model.parameters()).device
-        add_training(model.config, "finetune", self.settings, rated=[self._rated(rows)], **machine_facts(device, 1))
+        facts = {"mode": "probe", "rated": [self._rated(rows)], **machine_facts(device, 1)}
+        add_training(model.config, "finetune", self.settings, **facts)
         model.save_pretrained(folder)
         model.config.history = before  # the next fold starts from the same base
         self.encoded.preprocessing.to_image_processor().save_pretrained(folder)

@@ -151,7 +151,7 @@ def _finite(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict
 
 def _seen(data: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """How some of the images took part in a training, going by the names of set and split; empty if they did not."""
-    for training in trainings(history):
+    for training, _ in trainings(history):
         settings = training.get("settings") or {}
         for rated in training.get("rated") or ():
             if rated["name"] != data.get("name") and rated["location"] != data.get("location"):

@@ -39,20 +39,21 @@ def history_of(config: CSKDConfig) -> list[dict[str, Any]]:
     return [entry]
 
 
-def trainings(history: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Every training of a history, those of its teachers before the one that had them; none of them twice."""
-    seen: list[Mapping[str, Any]] = []
-    for entry in _all_trainings(history):
-        if entry not in seen:
-            seen.append(entry)
-            yield entry
+def trainings(history: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Every training of a history with what it is called, those of its teachers before the one that had them; none twice."""
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for entry, of_teacher in _all_trainings(history, False):
+        if not any(entry == other for other, _ in found):
+            name = STEPS.get(entry["command"], entry["command"])
+            found.append((entry, f"{name} of the teacher" if of_teacher and entry["command"] != "teacher" else name))
+    return found
 
 
-def _all_trainings(history: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _all_trainings(history: Sequence[Mapping[str, Any]], of_teacher: bool) -> Iterator[tuple[Mapping[str, Any], bool]]:
     for entry in history:
         for teacher in entry.get("teachers") or ():
-            yield from _all_trainings(teacher.get("history") or ())
-        yield entry
+            yield from _all_trainings(teacher.get("history") or (), True)
+        yield entry, of_teacher
 
 
 def data_of(history: Sequence[Mapping[str, Any]], licenses: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -67,8 +68,7 @@ def data_of(history: Sequence[Mapping[str, Any]], licenses: Mapping[str, str]) -
         ValueError: a licence is of no set of these.
     """
     rows: list[dict[str, Any]] = []
-    for training in trainings(history):
-        step = STEPS.get(training["command"], training["command"])
+    for training, step in trainings(history):
         for rated in training.get("rated") or ():
             rows.append(_row(rated, f"{step}, rated", rated.get("images")))
             if rated.get("validation_images"):

@@ -42,7 +42,7 @@ def build_model(
         register_encoder(settings.encoder, import_function(settings.encoder))
         size = {"image_size": settings.image_size} if settings.image_size else {}
         return model_class(CSKDConfig(backbone_config=CSKDModuleConfig(factory=settings.encoder, **size), **kwargs))
-    if path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path):
+    if starts_anew(settings.encoder):
         logger.info("'%s' holds a config only: starting from random weights", path)
         return model_class(_config_without_weights(path, kwargs))
     try:
@@ -51,6 +51,12 @@ def build_model(
         raise SettingsError(
             f"encoder '{settings.encoder}' is neither a model on the Hub, nor a folder with a model, nor a config.json: {error}"
         ) from error
+
+
+def starts_anew(encoder: str) -> bool:
+    """Whether an encoder of the settings is a config alone, so that its weights are random."""
+    path = Path(encoder)
+    return path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path)
 
 
 def _holds_weights(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from ..evaluation.hardware import device_name
 from ..evaluation.predict import weights_fingerprint
 from ..files import write_json
 from ..models.configuration_cskd import CSKDConfig
-from .build import public_value
+from .build import public_value, starts_anew
 from .settings import LoopSettings
 
 _WORDS = ("train_split", "validation_split", "attributes", "freeze", "mode")  # free text that is no location
@@ -36,9 +36,12 @@ def add_training(config: CSKDConfig, command: str, settings: LoopSettings, **fac
         facts: `rated` and `unrated` (lists of sets), `references`, `teachers`, `held_out_images`, `device`, `processes`.
 
     Returns:
-        the entry, to add to.
+        the entry, to add to: `command`, `encoder` (what it started from, by name), `new_weights` (whether these were random),
+        the facts, and `settings`.
     """
-    entry = {"command": command, **facts, "settings": hyper_parameters(settings)}
+    encoder = settings.model if command == "finetune" else settings.encoder
+    started = {"encoder": public_value(encoder), "new_weights": starts_anew(encoder)}
+    entry = {"command": command, **started, **facts, "settings": hyper_parameters(settings)}
     config.history = [*(config.history or ()), entry]
     return entry
 
