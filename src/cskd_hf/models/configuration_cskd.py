@@ -43,6 +43,9 @@ class CSKDConfig(PreTrainedConfig):
             in the order of the names, as a saved config is.
         provenance (`dict`, *optional*):
             How the checkpoint came to be (recipe, data, seeds, versions); carried into every pipeline result.
+        history (`list[dict]`, *optional*):
+            The trainings that made the weights, first to last, each with its data, counts and settings: what a model card
+            tells.
 
     Raises:
         ValueError: a field holds something that is not allowed; the message names field, value and what is allowed.
@@ -61,6 +64,7 @@ class CSKDConfig(PreTrainedConfig):
     attributes: dict | None = None
     initializer_range: float = 0.02
     provenance: dict | None = None
+    history: list[dict] | tuple[dict, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.backbone_config, dict):

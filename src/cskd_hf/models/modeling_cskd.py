@@ -197,7 +197,7 @@ class CSKDPreTrainedModel(PreTrainedModel):
 
 
 _INHERITED_FIELDS = (
-    "backbone_config", "feature_size", "pooling", "reference_encoders", "projector", "projector_hidden_size"
+    "backbone_config", "feature_size", "pooling", "reference_encoders", "projector", "projector_hidden_size", "history"
 )  # fmt: skip
 
 
