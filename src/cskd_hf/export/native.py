@@ -60,7 +60,7 @@ def export_native(checkpoint: str | os.PathLike, output: str | os.PathLike, *, o
     model.eval()
     pixels = probe_pixels(preprocessing)
     try:
-        stock = build_stock(model)
+        stock = build_stock(model, pixels[:1])
         _transfer_head(model, stock, pixels)
     except UnfitStock as error:
         raise _refused(model, error) from error
@@ -104,12 +104,19 @@ def _transfer_head(model: CSKDForImageAesthetics, stock: StockClassifier, pixels
     shares = _shares(given, outputs, model.config.pooling)
     if shares is None:
         reason = f"the head of {type(stock.model).__name__} is not given this feature"
-        if fitting := [name for name in POOLINGS if _shares(given, outputs, name)]:
-            reason += f"; it is that of pooling '{fitting[-1]}' (--pooling {fitting[-1]} in training)"
+        if _is_mean_of_patches(given, outputs):
+            reason += " but the mean of the patch tokens, without the CLS token"
+        elif fitting := [name for name in POOLINGS if _shares(given, outputs, name)]:
+            reason += f"; it is given that of pooling '{fitting[-1]}' (--pooling {fitting[-1]} in training)"
         elif stock.additions:
             reason += f"; the class has parts that the checkpoint lacks: {', '.join(stock.additions[:3])}"
         raise UnfitStock(reason)
     stock.fill_heads(model.classifier, shares)
+
+
+def _is_mean_of_patches(given: torch.Tensor, outputs: ModelOutput) -> bool:
+    hidden = outputs.get("last_hidden_state")
+    return hidden is not None and hidden.dim() == 3 and head_shares(given, hidden[:, 1:].mean(1), 1) is not None
 
 
 def _shares(given: torch.Tensor, outputs: ModelOutput, pooling: str) -> tuple[float, ...] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from ..models.configuration_cskd import CSKDModuleConfig
+from ..models.encoders_cskd import interpolates, run_encoder
 from ..models.modeling_cskd import CSKDForImageAesthetics
 
 
@@ -97,7 +100,7 @@ def stock_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTra
     classes = AutoModelForImageClassification._model_mapping
     found = classes.get(type(config), None)
     if found is not None:
-        return found[0] if isinstance(found, tuple) else found, copy.deepcopy(config)
+        return found[0] if isinstance(found, tuple) else found, config
     for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         whole = CONFIG_MAPPING[name]
         # The module, too: other models than SigLIP have its tower.
@@ -106,21 +109,35 @@ def stock_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], PreTra
     raise UnfitStock("transformers has no image classifier of this encoder")
 
 
-def build_stock(model: CSKDForImageAesthetics) -> StockClassifier:
+def build_stock(model: CSKDForImageAesthetics, pixel_values: torch.Tensor) -> StockClassifier:
     """The classifier with the model's encoder and labels in it, and heads that are still random.
 
+    A stock pipeline does not ask for interpolated position embeddings; where the model needs them, the classifier is
+    made for its size of images and gets them as weights.
+
     Args:
-        model: teacher or student.
+        model: teacher or student, in evaluation mode.
+        pixel_values: `(1, 3, height, width)` of the size that it will get.
 
     Raises:
         UnfitStock: there is none.
     """
-    kind, config = stock_class(model.config.backbone_config)
+    encoder = model.backbone
+    config, weights = copy.deepcopy(encoder.config), encoder.state_dict()
+    if interpolates(encoder, pixel_values.shape[-2:]):
+        weights |= _positions(encoder, pixel_values)
+        height, width = pixel_values.shape[-2:]
+        one_number = isinstance(config.image_size, int) and height == width
+        config.image_size = height if one_number else [height, width]
+    kind, config = stock_class(config)
+    if "spatial_shapes" in inspect.signature(kind.forward).parameters:
+        raise UnfitStock(f"{kind.__name__} takes packed patches and their grid, which other image processors do not make")
     config.architectures, config._name_or_path = None, ""
+    config.num_labels = len(model.config.id2label)
     config.id2label, config.label2id = dict(model.config.id2label), dict(model.config.label2id)
     config.score_values, config.provenance = list(model.config.score_values), model.config.provenance
     stock = kind._from_config(config, dtype=torch.float32).eval()
-    weights = _placed(model.backbone.state_dict(), stock)
+    weights = _placed(weights, stock)
     stock.load_state_dict(weights, strict=False)
     heads, additions = [], []
     for name, module in stock.named_modules():
@@ -136,6 +153,31 @@ def build_stock(model: CSKDForImageAesthetics) -> StockClassifier:
     if not heads:
         raise UnfitStock(f"{kind.__name__} has no linear head")
     return StockClassifier(stock, heads, additions)
+
+
+@torch.no_grad()
+def _positions(encoder: PreTrainedModel, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The position embeddings that an encoder interpolates for these images, by the names of their weights."""
+    found: dict[str, torch.Tensor] = {}
+    owners = {name: part for name, part in encoder.named_modules() if hasattr(part, "interpolate_pos_encoding")}
+
+    def recorded(name: str, interpolate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def record(*args: Any, **kwargs: Any) -> torch.Tensor:
+            positions = interpolate(*args, **kwargs)  # (1, T, C)
+            found[f"{name}.position_embeddings"] = positions.clone()
+            found[f"{name}.position_embedding.weight"] = positions[0].clone()
+            return positions
+
+        return record
+
+    for name, part in owners.items():
+        part.interpolate_pos_encoding = recorded(name, part.interpolate_pos_encoding)
+    try:
+        run_encoder(encoder, pixel_values)
+    finally:
+        for part in owners.values():
+            del part.interpolate_pos_encoding  # the instance's; that of its class comes forth again
+    return {name: value for name, value in found.items() if name in encoder.state_dict()}
 
 
 def _placed(weights: dict[str, torch.Tensor], stock: nn.Module) -> dict[str, torch.Tensor]:
