@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .hub.options import add_push
 from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
@@ -49,6 +50,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_data,
         _add_evaluate,
         _add_app,
+        _add_push,
     ):
         add(commands)
 
@@ -290,6 +292,15 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 
     app = _add(commands, "app", "score photographs in the browser, here or in a Space of the Hub", run)
     add_app_options(app)
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.publish import push_command
+
+        return push_command(namespace)
+
+    add_push(_add(commands, "push", "push a trained model to the Hub, with its card and its code", run))
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
