@@ -229,7 +229,9 @@ def test_without_the_package_the_repository_runs_its_own_code(repository: Path, 
     # Folders of .pth files are no site folders: what pip installed as editable is not found through them.
     places = [path for path in sys.path if path.endswith("site-packages")]
     if any(Path(place, "cskd_hf").is_dir() for place in places):
-        pytest.skip("cskd_hf is installed as a copy beside what it needs, so no environment has the one without the other")
+        pytest.skip(
+            "cskd_hf is installed as a copy beside what it needs, so no environment has the one without the other"
+        )
     Path(found.stdout.strip(), "rest.pth").write_text("\n".join(places))
     inputs = [text(encode(gradient())), text(WRONG_IMAGE)]
     (tmp_path / "inputs.json").write_text(json.dumps(inputs))

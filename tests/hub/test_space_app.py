@@ -21,6 +21,8 @@ from tiny_scorers import save_scorer
 
 pytest.importorskip("gradio", reason="the app needs gradio, the extra `app`")
 
+from gradio.route_utils import delete_files_created_by_app  # noqa: E402
+
 from cskd_hf.hub.space.app import ScoringApp  # noqa: E402
 from cskd_hf.hub.space.uploads import Limits  # noqa: E402
 from cskd_hf.scoring.folder import load_pipeline  # noqa: E402
@@ -40,8 +42,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def address(uploads: Path, checkpoint: str) -> Iterator[str]:
-    app = ScoringApp(load_pipeline(checkpoint), "tiny", limits=Limits(pictures=3, upload_bytes=2**20))
+def app(uploads: Path, checkpoint: str) -> ScoringApp:
+    return ScoringApp(load_pipeline(checkpoint), "tiny", limits=Limits(pictures=3, upload_bytes=2**20))
+
+
+@pytest.fixture(scope="module")
+def address(app: ScoringApp) -> Iterator[str]:
     _, url, _ = app.launch("127.0.0.1", None, prevent_thread_lock=True, quiet=True)
     yield url.rstrip("/")
     app.blocks.close(verbose=False)
@@ -206,3 +212,14 @@ def test_a_choice_without_a_ranking(address: str):
 def test_the_page_names_no_other_host(address: str):
     _, body = ask(f"{address}/")
     assert b"fonts.googleapis.com" not in body and b"Image aesthetics" in body
+
+
+def test_what_was_uploaded_is_deleted(address: str, app: ScoringApp, uploads: Path):
+    """By gradio's own clearing, as it runs every hour; pictures, their small copies and tables."""
+    _, paths = upload(address, ("a.png", encode(gradient())))
+    assert join(address, [[file_data(paths[0])]])[1]["success"] is True
+    assert app.blocks.delete_cache == (3600, 3600)
+    suffixes = {path.suffix for path in uploads.rglob("*") if path.is_file()}
+    assert suffixes >= {".png", ".webp", ".csv"}
+    delete_files_created_by_app(app.blocks, age=-1)
+    assert [path for path in uploads.rglob("*") if path.is_file() and not path.is_symlink()] == []
