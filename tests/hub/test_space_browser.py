@@ -171,7 +171,7 @@ def test_what_is_refused_leaves_the_app_alive(page: Any, photographs: list[Path]
     for file, reason in (
         (text, "it is not an image of a format"),
         (bomb, "unpacks to more than 2 MiB, the limit for an image"),
-        (many, "unpack to more than 8 MiB, the limit for an archive"),
+        (many, "unpack to more than 8 MiB, the limit for an upload"),
         (outside, "leads out of the archive"),
     ):
         upload(page, file)

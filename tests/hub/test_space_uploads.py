@@ -131,6 +131,24 @@ def test_a_bomb_of_many_images(tmp_path: Path):
     assert pictures == [] and "its images unpack to more than" in refused["a.zip"]
 
 
+def test_a_bomb_of_many_archives(tmp_path: Path):
+    paths = [
+        pack(tmp_path / f"{i}.zip", {f"{i}{j}.jpg": bytes(90 * KIB) for j in range(2)} | {"z.jpg": IMAGE})
+        for i in range(3)
+    ]
+    pictures, refused = find(*paths)
+    assert {picture.path for picture in pictures} == {paths[0]}
+    assert all("unpack to more than" in refused[path.name] for path in paths[1:])
+
+
+def test_an_archive_and_more_files_than_are_looked_at(tmp_path: Path):
+    archive = pack(tmp_path / "z.zip", {f"{i}.jpg": IMAGE for i in range(3)})
+    for i in range(4):
+        (tmp_path / f"{i}.jpg").write_bytes(IMAGE)
+    pictures, refused = find(archive, *sorted(tmp_path.glob("?.jpg")))
+    assert len(pictures) == 4 and refused == {"3 further files": "at most 4 are scored at a time"}
+
+
 def test_a_bomb_that_declares_to_be_small(tmp_path: Path):
     """What counts is what comes out, and it is never held in memory as a whole."""
     path = pack(tmp_path / "a.zip", {"bomb.jpg": bytes(2**26)})
@@ -185,7 +203,7 @@ def test_too_many_pictures(tmp_path: Path):
         (tmp_path / f"{i}.jpg").write_bytes(IMAGE)
     pictures, refused = find(*sorted(tmp_path.iterdir()))
     assert [picture.name for picture in pictures] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
-    assert refused == {"2 further images": "at most 4 are scored at a time"}
+    assert refused == {"2 further files": "at most 4 are scored at a time"}
 
 
 def test_a_file_that_is_too_large_or_gone(tmp_path: Path):

@@ -26,11 +26,11 @@ class Limits:
     """What one upload may hold.
 
     Args:
-        pictures: images scored of one upload.
+        pictures: images scored of one upload, and files looked at.
         file_bytes: encoded bytes of one image.
         pixels: width times height of one image.
         archive_entries: files and folders in one archive.
-        unpacked_bytes: what the images of one archive unpack to, all together.
+        unpacked_bytes: what the images of all archives of an upload unpack to, together.
         upload_bytes: of one uploaded file, archives included.
     """
 
@@ -106,22 +106,30 @@ def find_pictures(uploads: Sequence[tuple[str, Path]], limits: Limits) -> tuple[
     """
     pictures: list[Picture] = []
     refusals: list[Refusal] = []
-    for name, path in uploads:
+    budget = _Budget(limits.unpacked_bytes)
+    for name, path in uploads[: limits.pictures]:
         shown = shown_name(name)
         if not name.lower().endswith(".zip"):
             pictures.append(Picture(shown, path))
             continue
         try:
-            found, refused = _archive_pictures(shown, path, limits)
+            found, refused = _archive_pictures(shown, path, limits, budget)
         except ArchiveError as error:
             refusals.append(Refusal(shown, str(error)))
         else:
             pictures += found
             refusals += refused
-    if len(pictures) > limits.pictures:
-        left_out = len(pictures) - limits.pictures
-        refusals.append(Refusal(f"{left_out} further images", f"at most {limits.pictures} are scored at a time"))
+    left_out = max(len(pictures) - limits.pictures, 0) + len(uploads[limits.pictures :])
+    if left_out:
+        refusals.append(Refusal(f"{left_out} further files", f"at most {limits.pictures} are scored at a time"))
     return pictures[: limits.pictures], refusals
+
+
+@dataclass
+class _Budget:
+    """How many bytes may still be unpacked of an upload."""
+
+    left: int
 
 
 def shown_name(name: str) -> str:
@@ -131,13 +139,13 @@ def shown_name(name: str) -> str:
     return text if len(text) <= _SHOWN_NAME else f"{text[:60]}...{text[-57:]}"
 
 
-def _archive_pictures(shown: str, path: Path, limits: Limits) -> tuple[list[Picture], list[Refusal]]:
+def _archive_pictures(shown: str, path: Path, limits: Limits, budget: _Budget) -> tuple[list[Picture], list[Refusal]]:
     # Counted before the directory is read: of each entry an object is kept, whatever the directory says their number is.
     if _count_records(path) > limits.archive_entries:
         raise ArchiveError(f"it holds more than {limits.archive_entries} files, the limit for an archive")
     try:
         with zipfile.ZipFile(path) as archive:
-            return _checked_entries(archive, shown, path, limits)
+            return _checked_entries(archive, shown, path, limits, budget)
     except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, EOFError, OSError) as error:
         raise ArchiveError(f"it is no zip archive that can be read ({str(error)[:200]})") from error
 
@@ -154,11 +162,11 @@ def _count_records(path: Path) -> int:
 
 
 def _checked_entries(
-    archive: zipfile.ZipFile, shown: str, path: Path, limits: Limits
+    archive: zipfile.ZipFile, shown: str, path: Path, limits: Limits, budget: _Budget
 ) -> tuple[list[Picture], list[Refusal]]:
     pictures: list[Picture] = []
     refusals: list[Refusal] = []
-    unpacked, others = 0, 0
+    others = 0
     entries = archive.infolist()
     for entry in entries:  # before any is read: an archive with one such entry was not made by packing photographs
         _check_entry(entry)
@@ -170,8 +178,7 @@ def _checked_entries(
             others += 1
             continue
         picture = Picture(f"{shown}/{shown_name(name)}", path, number)
-        size, fault = _unpacked_size(archive, entry, limits, limits.unpacked_bytes - unpacked)
-        unpacked += size
+        fault = _fault(archive, entry, limits, budget)
         if fault:
             refusals.append(Refusal(picture.name, fault))
         else:
@@ -205,24 +212,23 @@ def _is_clutter(name: str) -> bool:
     return path.name.startswith(".") or path.parts[:1] == ("__MACOSX",) or path.name in ("Thumbs.db", "desktop.ini")
 
 
-def _unpacked_size(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits, budget: int
-) -> tuple[int, str | None]:
-    """How many bytes an entry gives when it is read, whatever the archive declares, and what is wrong with it."""
+def _fault(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits, budget: _Budget) -> str | None:
+    """What is wrong with an entry, found by unpacking it: what it declares of its size counts for nothing."""
     size = 0
     try:
         with archive.open(entry) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 size += len(chunk)
-                if size > budget:
+                budget.left -= len(chunk)
+                if budget.left < 0:
                     raise ArchiveError(
-                        f"its images unpack to more than {_size(limits.unpacked_bytes)}, the limit for an archive"
+                        f"its images unpack to more than {_size(limits.unpacked_bytes)}, the limit for an upload"
                     )
                 if size > limits.file_bytes:
-                    return size, f"it unpacks to more than {_size(limits.file_bytes)}, the limit for an image"
+                    return f"it unpacks to more than {_size(limits.file_bytes)}, the limit for an image"
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        return size, f"it is damaged in its archive ({str(error)[:200]})"
-    return size, None
+        return f"it is damaged in its archive ({str(error)[:200]})"
+    return None
 
 
 def _size(n_bytes: int) -> str:
