@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .hub.options import add_push
+from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
@@ -47,6 +49,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_personalize,
         _add_data,
         _add_evaluate,
+        _add_app,
+        _add_push,
     ):
         add(commands)
 
@@ -278,6 +282,25 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_app(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.space.command import app_command
+
+        return app_command(namespace)
+
+    app = _add(commands, "app", "score photographs in the browser, here or in a Space of the Hub", run)
+    add_app_options(app)
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.publish import push_command
+
+        return push_command(namespace)
+
+    add_push(_add(commands, "push", "push a trained model to the Hub, with its card and its code", run))
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 
+from .ratings.schema import descriptions_of
+
 WEBDATASET_KEY = "__key__"
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif")
 
@@ -61,6 +63,9 @@ class DatasetSource:
         key_column: names the images; row numbers do where the dataset has no such column.
         name: of the source in reports.
 
+    Attributes:
+        descriptions: what a rated set says of itself, see `ratings.schema.descriptions_of`.
+
     Raises:
         ValueError: no such column, no image column, or several of them.
     """
@@ -73,6 +78,7 @@ class DatasetSource:
         if column not in dataset.column_names:
             raise ValueError(f"the dataset has no column '{column}'; its columns: {', '.join(dataset.column_names)}.")
         self.name = name
+        self.descriptions = descriptions_of(dataset)
         named = [name for name in (key_column, WEBDATASET_KEY) if name in dataset.column_names]
         self._keys = dataset[named[0]][:] if named else None
         self._images = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))

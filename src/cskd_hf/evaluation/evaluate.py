@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.ratings import RatingsError
-from ..data.ratings.schema import attributes_of
+from ..data.ratings.schema import attributes_of, descriptions_of
 from ..data.views import Preprocessing
 from ..files import public_name
 from ..models.modeling_cskd import CSKDForImageAesthetics
@@ -29,6 +29,7 @@ from .comparison import software_versions
 from .evaluation_output import write_evaluation
 from .evaluation_table import evaluation_table
 from .grouping import FEWEST_IMAGES, attribute_columns, group_columns, groups_of
+from .hardware import device_name
 from .predict import load_scorer, weights_fingerprint
 from .resampling import CONFIDENCE, RatedSample, compare, with_intervals
 from .scored import ScoredImages, score_ratings
@@ -107,6 +108,7 @@ def evaluate(
             continue
         loaded, own = _loaded(scorer, preprocessing, accelerator)
         facts[role] = _model_facts(scorer, loaded)
+        started = time.perf_counter()
         scored[role] = score_ratings(
             loaded,
             own,
@@ -117,10 +119,12 @@ def evaluate(
             quiet=quiet or not sys.stderr.isatty(),
             description=f"scoring with {facts[role]['name']}",
         )
+        facts[role]["scoring_seconds"] = round(time.perf_counter() - started, 3)
     if not accelerator.is_main_process:
         return {}
     result = evaluate_scores(scored["model"], against=scored.get("against"), settings=settings, quiet=quiet)
-    measured = {"processes": accelerator.num_processes, "batch_size": batch_size}
+    measured = {"processes": accelerator.num_processes, "batch_size": batch_size, "num_workers": num_workers}
+    measured["device"] = device_name(accelerator.device)
     result["settings"] |= measured
     return facts | result | {"seconds": round(time.perf_counter() - began, 1)}
 
@@ -289,7 +293,9 @@ def _data_facts(scored: ScoredImages) -> dict[str, Any]:
     digest = hashlib.sha256()
     for key, mean in zip(scored.ratings["key"][:], scored.ratings["mean"][:]):
         digest.update(f"{key}\n{mean!r}\n".encode(errors="backslashreplace"))
+    described = descriptions_of(scored.ratings)
     return {
+        "name": " + ".join(dict.fromkeys(part["name"] for part in described)),
         "images": len(scored),
         "splits": dict(zip(splits.tolist(), counts.tolist())),
         "score_values": list(scored.rated_values),

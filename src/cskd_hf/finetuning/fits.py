@@ -22,6 +22,7 @@ from ..evaluation.predict import RatedImages, load_scorer, predict
 from ..files import write_json
 from ..training.arguments import StudentSettings, TeacherSettings
 from ..training.build import provenance
+from ..training.history import add_training, machine_facts, rated_facts, replace_rated
 from ..training.penalty import choose_penalty
 from ..training.probe import ridge_probe, set_head
 from ..training.rates import layer_depths
@@ -33,6 +34,7 @@ from .settings import CHOOSING_SHARE, FULL_FROM, PARTIAL_FROM, FinetuneSettings
 
 TRAIN, CHOOSING, HELD_OUT = "train", "validation", "test"
 _INNER_FOLDS = 10
+_COPY = "finetuned-ratings"  # no other name of a set: some of the ratings as a file of their own
 
 
 @dataclass
@@ -91,7 +93,12 @@ class Fitter:
         model = self.encoded.model
         model.classifier.load_state_dict(head.state_dict())
         model.config.provenance = self._provenance(rows, "probe")
+        before = model.config.history
+        device = next(model.parameters()).device
+        facts = {"mode": "probe", "rated": [self._rated(rows)], **machine_facts(device, 1)}
+        add_training(model.config, "finetune", self.settings, **facts)
         model.save_pretrained(folder)
+        model.config.history = before  # the next fold starts from the same base
         self.encoded.preprocessing.to_image_processor().save_pretrained(folder)
         return {}
 
@@ -122,7 +129,7 @@ class Fitter:
                 **self._common(),
             )
         )
-        _take_model(run / "model", folder, self._provenance(rows, self.mode))
+        _take_model(run / "model", folder, self._provenance(rows, self.mode), self._rated(rows))
         shutil.rmtree(run)
         return facts | {"steps": result.best_step, "chosen_on": int(choosing.sum())}
 
@@ -157,7 +164,8 @@ class Fitter:
             )
         )
         left_out = _leaks(run / "model")
-        _take_model(run / "model", folder, self._provenance(rows, "semi-supervised", unrated_images=images))
+        made = self._provenance(rows, "semi-supervised", unrated_images=images)
+        _take_model(run / "model", folder, made, self._rated(rows))
         shutil.rmtree(run)
         return {"steps": steps, "unrated_images": images, "held_out_among_unrated": left_out}
 
@@ -186,6 +194,9 @@ class Fitter:
     def _provenance(self, rows: np.ndarray, mode: str, **facts: Any) -> dict[str, Any]:
         return provenance("finetune", _Named(self.settings), rated_images=len(rows), mode=mode, **facts)
 
+    def _rated(self, rows: np.ndarray) -> dict[str, Any]:
+        return rated_facts(self.encoded.ratings, self.settings.ratings, images=len(rows))
+
     def _common(self) -> dict[str, Any]:
         settings = self.settings
         return {
@@ -205,7 +216,7 @@ class Fitter:
         names = [name for name, part in splits.items() for _ in part]
         ratings = self.encoded.ratings.select(rows).remove_columns("split").add_column("split", names)
         folder.mkdir(parents=True, exist_ok=True)
-        return write_ratings(ratings, folder / "ratings")
+        return write_ratings(ratings, folder / _COPY)
 
 
 def write_ratings(ratings: datasets.Dataset, path: Path) -> Path:
@@ -239,13 +250,17 @@ class _Named:
         self.images = settings.unlabeled
 
 
-def _take_model(run: Path, folder: Path, made: dict[str, Any]) -> None:
-    """Take the model out of the folder of its run; its provenance is that of the command, not of the intermediate run."""
+def _take_model(run: Path, folder: Path, made: dict[str, Any], rated: dict[str, Any]) -> None:
+    """Take the model out of the folder of its run; its provenance is that of the command, not of the intermediate run, and
+    its history names the ratings themselves, not their copy."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("preprocessor_config.json", "model.safetensors"):
         shutil.copyfile(run / name, folder / name)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", config | {"provenance": made})
+    named = {key: value for key, value in rated.items() if key != "images"}
+    history = replace_rated(config["history"], _COPY, named)
+    history[-1] |= {"command": "finetune", "mode": made["mode"]}
+    write_json(folder / "config.json", config | {"provenance": made, "history": history})
 
 
 def _leaks(run: Path) -> int:

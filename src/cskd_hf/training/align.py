@@ -15,6 +15,7 @@ from .alignment_task import UNLABELLED, AlignmentTask
 from .arguments import AlignSettings
 from .build import build_model, build_preprocessing, provenance
 from .guarding import alignment_images
+from .history import add_training, encoder_facts, machine_facts, unrated_facts
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .reference import ReferenceEncoder, references_for
@@ -53,6 +54,19 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
     images, held, left_out = alignment_images(settings, needed, accelerator)
     images_used = len(images) if images.indexed else "streamed"
     model.config.provenance = provenance("align", settings, images_used=images_used, **left_out)
+    add_training(
+        model.config,
+        "align",
+        settings,
+        unrated=unrated_facts(images, settings.images),
+        held_out_images=len(held),
+        references=[
+            encoder_facts(reference.name, reference.encoder, getattr(reference.encoder, "config", None))
+            for reference in references
+        ],
+        **left_out,
+        **machine_facts(accelerator.device, accelerator.num_processes),
+    )
     stores = {} if live else stored.open(images, accelerator)
     stream = ImageStream(
         images,

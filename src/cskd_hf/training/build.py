@@ -43,7 +43,7 @@ def build_model(
         register_encoder(settings.encoder, import_function(settings.encoder))
         size = {"image_size": settings.image_size} if settings.image_size else {}
         return model_class(CSKDConfig(backbone_config=CSKDModuleConfig(factory=settings.encoder, **size), **kwargs))
-    if path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path):
+    if starts_anew(settings.encoder):
         logger.info("'%s' holds a config only: starting from random weights", path)
         return model_class(_config_without_weights(path, kwargs))
     try:
@@ -52,6 +52,12 @@ def build_model(
         raise SettingsError(
             f"encoder '{settings.encoder}' is neither a model on the Hub, nor a folder with a model, nor a config.json: {error}"
         ) from error
+
+
+def starts_anew(encoder: str) -> bool:
+    """Whether an encoder of the settings is a config alone, so that its weights are random."""
+    path = Path(encoder)
+    return path.suffix == ".json" or (path / "config.json").is_file() and not _holds_weights(path)
 
 
 def _holds_weights(folder: Path) -> bool:
@@ -65,7 +71,8 @@ def _config_without_weights(path: Path, kwargs: dict[str, Any]) -> CSKDConfig:
         raise SettingsError(f"encoder '{path}' does not exist.")
     config = AutoConfig.for_model(**json.loads(file.read_text()))
     if isinstance(config, CSKDConfig):
-        return CSKDConfig(**{**config.to_diff_dict(), **kwargs}) if kwargs else config
+        # New weights have no past.
+        return CSKDConfig(**{**config.to_diff_dict(), "provenance": None, "history": None, **kwargs})
     return CSKDConfig(backbone_config=config, **kwargs)
 
 
@@ -148,7 +155,7 @@ def _reading_options(settings: RatedSettings, number: int) -> dict[str, Any]:
 def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[str, Any]:
     """What a checkpoint says of its making: the command, its inputs by name, and the versions."""
     named = {
-        name: _public(value)
+        name: public_value(value)
         for name in (
             "encoder",
             "reference",
@@ -175,14 +182,14 @@ def provenance(command: str, settings: EncoderSettings, **facts: Any) -> dict[st
     return {"command": command, "cskd_hf": __version__, **named, **facts, "versions": versions}
 
 
-def _public(value: Any) -> Any:
+def public_value(value: Any) -> Any:
     """A local path is reduced to its last part: checkpoints are published, the maker's folders are not."""
     if isinstance(value, list):
-        return [_public(entry) for entry in value]
+        return [public_value(entry) for entry in value]
     if not isinstance(value, str) or not value:
         return value
     if Path(value).exists():
         return Path(value).resolve().name
     kind, colon, rest = value.partition(":")  # laion:HEAD.pth, ava:DIR?options, stream:LOCATION
     place, mark, options = rest.partition("?")
-    return f"{kind}:{_public(place)}{mark}{options}" if colon and rest else value
+    return f"{kind}:{public_value(place)}{mark}{options}" if colon and rest else value

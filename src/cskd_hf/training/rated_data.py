@@ -26,6 +26,7 @@ from ..data.views import Preprocessing, ViewSettings
 from ..evaluation.predict import RatedImages
 from .arguments import RatedSettings
 from .build import load_rated
+from .history import rated_facts
 from .settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -229,6 +230,18 @@ class RatedData:
         if synthetic := sum(rated.synthetic for rated in self.sets):
             facts["synthetic_histograms"] = {"images": synthetic, "width": self.settings.soft_bins}
         return facts
+
+    def described(self) -> list[dict[str, object]]:
+        """What a checkpoint's history says of each set; the first one's `validation_images` choose the weights."""
+        described: list[dict[str, object]] = []
+        for rated, location in zip(self.sets, self.settings.ratings, strict=True):
+            counts = {"images": len(rated.train), "score_values": rated.score_values}
+            if rated is self.main:
+                counts["validation_images"] = 0 if self.validation is None else len(self.validation)
+            if mean_only := int((~rated.known).sum()) + rated.synthetic:
+                counts["without_votes"] = mean_only
+            described.append(rated_facts(rated.train, location, **counts))
+        return described
 
     def validation_attributes(self) -> dict[str, np.ndarray]:
         """The attributes of the validation images, `(images,)` each, NaN where an image has none."""

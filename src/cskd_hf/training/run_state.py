@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..files import replaced_folder, write_json
+from .history import note_result
 from .settings import SettingsError
 from .task import TrainingTask
 
@@ -67,6 +68,7 @@ def finished_result(output: Path) -> TrainingResult | None:
 def publish_result(best: Path, result: TrainingResult) -> None:
     """Move the model of a finished run to the top of its folder, and write `results.json`."""
     output = Path(result.output_dir)
+    note_result(best, result)
     # The weights come last: until they are there, the folder is not taken for a finished model.
     for path in sorted(best.iterdir(), key=lambda path: path.suffix == ".safetensors"):
         shutil.copyfile(path, output / (path.name + ".partial"))

@@ -21,6 +21,7 @@ from ..models.modeling_cskd import CSKDForImageAesthetics
 from .arguments import StudentSettings
 from .distillation_task import UNRATED, DistillationTask
 from .guarding import guarded
+from .history import encoder_facts, unrated_facts
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_head_from_probe
@@ -29,7 +30,7 @@ from .rated_task import RatingTask
 from .reference import ReferenceEncoder, load_reference
 from .rounds import train_in_rounds
 from .teacher import build_rated_model, start_attributes, start_rated_task
-from .teachers import Teacher, load_teachers
+from .teachers import Teacher, load_teachers, teacher_facts
 
 _PROBED = 2048  # unrated images that the head's start is computed from
 
@@ -60,8 +61,14 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
         if module is not None:
             module.to(accelerator.device)
     from_teacher = settings.head_init == "probe" and bool(settings.images) and teacher is not None
-    model, preprocessing = build_rated_model(settings, data, "student", accelerator.device, start=not from_teacher)
+    model, preprocessing = build_rated_model(settings, data, "student", accelerator, start=not from_teacher)
     model.config.provenance |= facts or {}
+    training = model.config.history[-1]
+    training |= facts or {}
+    if teacher is not None:
+        training["teachers"] = teacher_facts(teacher, settings.teacher)
+    if reference is not None:
+        training["references"] = [encoder_facts(reference.name, reference.encoder)]
     side, frozen_side = max(preprocessing.size), _frozen_side(teacher, reference)
     if not settings.pseudo_labels:
         side = max(side, frozen_side)  # one crop for all
@@ -69,6 +76,7 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
     if settings.images:
         streams[UNRATED], left_out = _unrated_stream(settings, side, frozen_side, data.judged, accelerator)
         model.config.provenance |= left_out
+        training |= {"unrated": unrated_facts(streams[UNRATED].images, settings.images), **left_out}
     if settings.pseudo_labels:
         _store_outputs(streams, "teacher", teacher, teacher.side, settings, accelerator)
         if reference is not None:

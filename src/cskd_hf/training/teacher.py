@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from ..data.views import Preprocessing
@@ -10,6 +11,7 @@ from ..evaluation.predict import RatedImages, pooled_features
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .arguments import RatedSettings, TeacherSettings
 from .build import build_model, build_preprocessing, provenance
+from .history import add_training, machine_facts
 from .loop import TrainingLoop, TrainingResult, make_accelerator
 from .output import prepare_output
 from .probe import start_attribute_from_probe, start_head_from_probe
@@ -90,11 +92,12 @@ def _features(
 
 
 def build_rated_model(
-    settings: RatedSettings, data: RatedData, command: str, device: torch.device, start: bool = True
+    settings: RatedSettings, data: RatedData, command: str, accelerator: Accelerator, start: bool = True
 ) -> tuple[CSKDForImageAesthetics, Preprocessing]:
-    """The model of a phase-2 run on its device, with its preprocessing and provenance, and what the settings freeze
+    """The model of a phase-2 run on its device, with its preprocessing, provenance and history, and what the settings freeze
     frozen; its heads are started from the probe, where the settings say so, unless `start` is False."""
     set_seed(settings.seed)
+    device, processes = accelerator.device, accelerator.num_processes
     heads = {"score_values": data.score_values, "attributes": data.attributes}
     model = build_model(CSKDForImageAesthetics, settings, **heads).to(device)
     preprocessing = build_preprocessing(settings, model)
@@ -102,6 +105,8 @@ def build_rated_model(
     if start:
         start_head(model, preprocessing, data)
     model.config.provenance = provenance(command, settings, **data.facts())
+    rated, further = data.described(), {"leaks_among_rated": data.leaks} if data.leaks else {}
+    add_training(model.config, command, settings, rated=rated, **further, **machine_facts(device, processes))
     return model, preprocessing
 
 
@@ -118,7 +123,7 @@ def teach(settings: TeacherSettings) -> TrainingResult:
     data = RatedData(settings)
     prepare_output(settings)
     accelerator = make_accelerator(settings)
-    model, preprocessing = build_rated_model(settings, data, "teacher", accelerator.device)
+    model, preprocessing = build_rated_model(settings, data, "teacher", accelerator)
     streams = data.streams(settings.batch_size, max(preprocessing.size))
     validation = data.validation_images(preprocessing, accelerator)
     task = RatingTask(model, preprocessing, validation, settings.freeze_norm, data)

@@ -12,6 +12,7 @@ from ..data.views import Preprocessing
 from ..evaluation.predict import load_scorer
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .distillation_settings import LAION
+from .history import encoder_facts
 from .laion_heads import LaionTeacher, load_laion_teacher
 from .reference import weights_fingerprint
 from .result_weights import moving_average
@@ -182,6 +183,21 @@ def load_teachers(settings: Any, score_values: Sequence[float]) -> Teacher | Non
     """
     teachers = [_load_teacher(name, settings, list(score_values)) for name in settings.teacher]
     return together([MirroredTeacher(teacher) for teacher in teachers] if settings.teacher_flip else teachers)
+
+
+def teacher_facts(teacher: Teacher, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Name, weights and history of each frozen teacher, for a student's own history.
+
+    Args:
+        teacher: of `load_teachers`.
+        names: its settings' `teacher`.
+    """
+    members = list(teacher.members) if isinstance(teacher, Ensemble) else [teacher]
+    members = [member.teacher if isinstance(member, MirroredTeacher) else member for member in members]
+    trained = [member.model if isinstance(member, FrozenTeacher) else member for member in members]
+    return [
+        encoder_facts(name, model, getattr(model, "config", None)) for name, model in zip(names, trained, strict=True)
+    ]
 
 
 def _load_teacher(name: str, settings: Any, score_values: list[float]) -> FrozenTeacher | LaionTeacher:

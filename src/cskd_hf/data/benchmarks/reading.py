@@ -20,6 +20,14 @@ from ..ratings.tables import read_table
 
 VALIDATION_SHARE = 0.05
 
+_LICENSES = {
+    "AADB": "research use only",
+    "PARA": "non-commercial use only",
+    "EVA": "CC0 (the ratings; the images are AVA's)",
+    "BAID": "CC BY-NC-ND",
+}
+"""As the publishers of the sets state them; what others may be used for is not known here."""
+
 
 def find_path(folder: str | os.PathLike, *names: str, what: str, optional: bool = False) -> Path | None:
     """The first of several files or folders that exists.
@@ -179,6 +187,7 @@ def build_benchmark(
             image_dir=image_dir,
             images=images,
             about=about,
+            license=_LICENSES.get(name, ""),
             problems=problems,
             **given,
         )

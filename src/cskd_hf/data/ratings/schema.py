@@ -62,6 +62,7 @@ def build_ratings(
     attributes: Mapping[str, Sequence[float]] | None = None,
     images: str = "require",
     about: str = "",
+    license: str = "",
     problems: Problems | None = None,
 ) -> datasets.Dataset:
     """Validate labelled data and put it into the one schema.
@@ -87,6 +88,7 @@ def build_ratings(
         images (`str`, *optional*): What becomes of rows whose image file is missing: `"require"` refuses them,
             `"drop"` leaves them out, says how many, and notes it in the info; `"ignore"` looks for no files.
         about (`str`, *optional*): What a user of the set must know of it, such as whose split it has; kept in the info.
+        license (`str`, *optional*): Under which the images and ratings were published; kept in the info.
         problems (`Problems`, *optional*): What the reader of the data has noted already, by row.
 
     Returns:
@@ -118,7 +120,8 @@ def build_ratings(
             key: (problems.source, problems.place(row)) for row, key in enumerate(keys) if key
         }
     info = {"schema": _SCHEMA_MARK, "name": name, "score_values": list(score_values), "attributes": scales}
-    return _build(table, info | {"about": " ".join(filter(None, (about, note)))})
+    info |= {"about": " ".join(filter(None, (about, note)))} | ({"license": license} if license else {})
+    return _build(table, info)
 
 
 def _count_rows(columns: Mapping[str, Sequence], source: str) -> int:
@@ -227,7 +230,8 @@ def has_score_values(ds: datasets.Dataset) -> bool:
 
 
 def descriptions_of(ds: datasets.Dataset) -> list[dict[str, Any]]:
-    """What the info of a rated set says: `name`, `score_values`, `attributes` and `about`; several after concatenation."""
+    """What the info of a rated set says: `name`, `score_values`, `attributes`, `about` and, where it is
+    known, `license`; several after concatenation."""
     parts = (ds.info.description or "").split("\n")  # concatenation joins the descriptions with blank lines
     return [json.loads(part) for part in parts if f'"{_SCHEMA_MARK}"' in part]
 

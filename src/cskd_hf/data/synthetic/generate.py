@@ -123,6 +123,9 @@ def stream(seed: int, chunk: int, purpose: int) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(seed, chunk, purpose))
 
 
+_ABOUT = "Procedural pictures with simulated raters; no photograph and no human rating is among them."
+
+
 def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) -> Dataset:
     """Turns a batch into the package's form of labelled data, see `cskd_hf.data.ratings.schema`.
 
@@ -147,7 +150,8 @@ def to_dataset(batch: SyntheticBatch, split: str = "train", rated: bool = True) 
         "split": [split] * len(batch),
         "key": keys,
     }
-    dataset = build_ratings(columns, SCORE_VALUES, name=f"synthetic-{batch.seed}")
+    name = f"synthetic-{batch.seed}"
+    dataset = build_ratings(columns, SCORE_VALUES, name=name, about=_ABOUT, license="apache-2.0")
     if rated:
         return dataset
     columns |= {name: [None] * len(batch) for name in ("distribution", "mean", "std", "n_votes")}

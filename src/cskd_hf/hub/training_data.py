@@ -1,0 +1,115 @@
+"""What a checkpoint was trained on, from the history in its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from ..data.ratings.checks import suggest
+from ..models.configuration_cskd import CSKDConfig
+
+STEPS = {
+    "align": "phase 1: alignment",
+    "teacher": "phase 2: teacher",
+    "student": "phase 2: student",
+    "finetune": "fine-tuning",
+}
+"""What the trainings are called, by their command."""
+
+
+def history_of(config: CSKDConfig) -> list[dict[str, Any]]:
+    """The trainings of a checkpoint; of one that was made before checkpoints had a history, the last from its provenance."""
+    if config.history:
+        return list(config.history)
+    made = config.provenance or {}
+    rated, unrated = (
+        [made.get(name)] if isinstance(made.get(name), str) else made.get(name) for name in ("ratings", "images")
+    )
+    if not rated and not unrated:
+        return []
+    counts = [made.get("rated_images"), *made.get("further_rated_images", [])]
+    entry: dict[str, Any] = {"command": made.get("command", "")}
+    entry["rated"] = [
+        {"name": name, "location": name, "images": count}
+        for name, count in zip(rated or (), [*counts, *[None] * len(rated or ())])
+    ]
+    used = made.get("images_used") if len(unrated or ()) == 1 else None
+    entry["unrated"] = [{"name": name, "location": name, "images": used} for name in unrated or ()]
+    return [entry]
+
+
+def trainings(history: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+    """Every training of a history with what it is called, those of its teachers before the one that had them; none twice."""
+    found: list[tuple[Mapping[str, Any], str]] = []
+    for entry, of_teacher in _all_trainings(history, False):
+        if not any(entry == other for other, _ in found):
+            name = STEPS.get(entry["command"], entry["command"])
+            found.append((entry, f"{name} of the teacher" if of_teacher and entry["command"] != "teacher" else name))
+    return found
+
+
+def _all_trainings(history: Sequence[Mapping[str, Any]], of_teacher: bool) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    for entry in history:
+        for teacher in entry.get("teachers") or ():
+            yield from _all_trainings(teacher.get("history") or (), True)
+        yield entry, of_teacher
+
+
+def data_of(history: Sequence[Mapping[str, Any]], licenses: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every set of images that a training used: `name`, `location`, `use`, `images` (null where they are streamed or not
+    counted), `license` (empty where nobody said) and `about`.
+
+    Args:
+        history: of the checkpoint.
+        licenses: by name or location, for sets that do not say theirs.
+
+    Raises:
+        ValueError: a licence is of no set of these.
+    """
+    rows: list[dict[str, Any]] = []
+    for training, step in trainings(history):
+        for rated in training.get("rated") or ():
+            rows.append(_row(rated, f"{step}, rated", rated.get("images")))
+            if rated.get("validation_images"):
+                rows.append(_row(rated, f"{step}, rated, to choose the weights by", rated["validation_images"]))
+        rows += [_row(unrated, f"{step}, unrated", unrated.get("images")) for unrated in training.get("unrated") or ()]
+    rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
+    known = dict.fromkeys(name for row in rows for name in (row["name"], row["location"]))
+    for name in licenses:
+        if name not in known:
+            raise ValueError(
+                f"--data-license '{name}': no such set was trained on{suggest(name, list(known))}; allowed: "
+                f"{', '.join(map(repr, known)) or 'none'}."
+            )
+    for row in rows:
+        row["license"] = licenses.get(row["name"]) or licenses.get(row["location"]) or row["license"]
+    return rows
+
+
+def _row(entry: Mapping[str, Any], use: str, images: int | None) -> dict[str, Any]:
+    said = {name: entry.get(name, "") for name in ("name", "location")}
+    return said | {"use": use, "images": images, "license": entry.get("license", ""), "about": entry.get("about", "")}
+
+
+def public(value: Any) -> Any:
+    """The value without absolute paths in it: of each, only the last part."""
+    if isinstance(value, Mapping):
+        return {name: public(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(entry) for entry in value]
+    if isinstance(value, str) and "://" not in value:
+        kind, colon, place = value.partition(":")
+        if colon and len(kind) > 1 and _absolute(place):
+            return f"{kind}:{_last(place)}"
+        return _last(value) if _absolute(value) else value
+    return value
+
+
+def _absolute(text: str) -> bool:
+    return text.startswith(("/", "~/")) or PureWindowsPath(text).is_absolute()
+
+
+def _last(text: str) -> str:
+    kind = PurePosixPath if text.startswith(("/", "~/")) else PureWindowsPath
+    return kind(text).name
