@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 
+from .export.command import add_export_options
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
@@ -47,6 +48,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_personalize,
         _add_data,
         _add_evaluate,
+        _add_export,
     ):
         add(commands)
 
@@ -278,6 +280,16 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .export.command import export_command
+
+        return export_command(namespace)
+
+    export = _add(commands, "export", "write a trained model in a form that needs no cskd_hf", run)
+    add_export_options(export)
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
