@@ -42,7 +42,7 @@ def make_checkpoint(folder, config, pooling="auto", side=64, **fields):
         CSKDConfig(backbone_config=config, pooling=pooling, **{"score_values": [1, 2.5, 3, 4, 5], **fields})
     )
     with torch.no_grad():
-        for name, value in model.state_dict().items():
+        for value in model.state_dict().values():
             if value.is_floating_point():
                 value.mul_(1 + 0.3 * torch.rand_like(value)).add_(0.05 * torch.randn_like(value))
     flips = config.model_type == "mobilevit"
