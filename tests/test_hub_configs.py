@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 import yaml
-from hub_config_facts import HUB_CONFIGS, MODELS, TABLE, counted, stated, table
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, MobileNetV2Config, MobileNetV2ForImageClassification
 
@@ -16,6 +15,7 @@ from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment, CSKDForImageAe
 from cskd_hf.models.module_cskd import CSKDModuleConfig, register_encoder
 from cskd_hf.training.arguments import AlignSettings
 from cskd_hf.training.build import build_model, build_preprocessing
+from hub_config_facts import HUB_CONFIGS, MODELS, TABLE, counted, stated, table
 
 SMALL = [folder for folder in MODELS if stated(folder)["parameters"] < 5e6]
 # Of the published classifiers without their last layer (1000 classes), from torchvision and timm; of CLIP without the
