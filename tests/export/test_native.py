@@ -108,6 +108,13 @@ def test_mean_over_all_tokens_is_made_of_what_dinov2s_head_is_given(tmp_path):
     assert_same_answers(checkpoint, export_native(checkpoint, tmp_path / "native"), photographs())
 
 
+@pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "resnet18"])
+def test_timm_models(architecture, tmp_path):
+    pytest.importorskip("timm")
+    checkpoint = make_checkpoint(tmp_path / "student", t.TimmWrapperConfig(architecture=architecture))
+    assert_same_answers(checkpoint, export_native(checkpoint, tmp_path / "native"), photographs())
+
+
 @pytest.mark.parametrize("family", ["vit", "siglip_vision_model", "swin", "hiera", "dinov2"])
 def test_other_image_size_than_the_encoders(family, tmp_path):
     # The stock pipeline does not interpolate position embeddings: the classifier is made for this size.
