@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .hub.card_options import add_card_options
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
@@ -47,6 +48,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_personalize,
         _add_data,
         _add_evaluate,
+        _add_card,
     ):
         add(commands)
 
@@ -278,6 +280,15 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.card_command import card_command
+
+        return card_command(namespace)
+
+    add_card_options(_add(commands, "card", "the model card of a trained model, from what its runs recorded", run))
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

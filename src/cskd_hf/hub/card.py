@@ -17,6 +17,7 @@ from ..files import write_json
 from .facts import RESULTS, CheckpointFacts, results
 from .licenses import license_metadata
 from .recipe import frozen_encoders, hyper_parameters, recipe
+from .training_data import chose
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
 
@@ -24,7 +25,7 @@ _METRICS = {
     "srcc": ("SRCC", "spearmanr", "Spearman rank correlation"),
     "plcc": ("PLCC", "pearsonr", "Pearson correlation"),
     "krcc": ("KRCC", "kendalltau", "Kendall rank correlation"),
-    "accuracy": ("accuracy", "accuracy", "share of images on the right side of the threshold"),
+    "accuracy": ("accuracy", "accuracy", "share of images on the right side of"),
     "emd1": ("EMD (r = 1)", "emd1", "earth mover's distance of the histograms"),
     "emd2": ("EMD (r = 2)", "emd2", "earth mover's distance of the histograms, squared"),
     "mae": ("MAE", "mae", "mean absolute error, in points of the scale"),
@@ -66,6 +67,7 @@ def model_card(facts: CheckpointFacts, repo_id: str, *, native: bool = False) ->
         recipe=recipe(facts.history),
         hyper_parameters=[(name, _yaml(settings)) for name, settings in hyper_parameters(facts.history)],
         evaluations=[_table(entry) for entry in facts.evaluations],
+        chose=bool(facts.history) and chose(facts.history[-1]),
         validation=_validation(facts.training.get("validation") or {}),
         frozen=frozen_encoders(facts.history),
         notes=list(dict.fromkeys(entry["about"] for entry in facts.data if entry["about"])),
@@ -199,7 +201,7 @@ def _table(entry: Mapping[str, Any]) -> dict[str, Any]:
     data = entry["data"]
     splits = ", ".join(f"{name} ({count:,})" for name, count in data["splits"].items())
     rows = [
-        (_METRICS[name][0], _METRICS[name][2], "lower" if name in LOWER_IS_BETTER else "higher", *_figures(figure))
+        (_METRICS[name][0], _meaning(name, entry), "lower" if name in LOWER_IS_BETTER else "higher", *_figures(figure))
         for name, figure in entry["metrics"].items()
     ]
     attributes = [
@@ -207,6 +209,11 @@ def _table(entry: Mapping[str, Any]) -> dict[str, Any]:
         for name, found in entry["attributes"].items()
     ]
     return {**entry, "splits": splits, "rows": rows, "attribute_rows": attributes}
+
+
+def _meaning(metric: str, entry: Mapping[str, Any]) -> str:
+    cut = f" {entry['threshold']:g}" if metric == "accuracy" and entry["threshold"] is not None else ""
+    return _METRICS[metric][2] + cut
 
 
 def _figures(figure: Mapping[str, float | None]) -> tuple[str, str]:
