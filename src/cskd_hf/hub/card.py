@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
@@ -17,6 +16,7 @@ from ..files import write_json
 from .facts import RESULTS, CheckpointFacts, results
 from .licenses import license_metadata
 from .recipe import frozen_encoders, hyper_parameters, recipe
+from .rendering import render
 from .training_data import chose
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
@@ -45,16 +45,8 @@ def model_card(facts: CheckpointFacts, repo_id: str, *, native: bool = False) ->
         repo_id: `organisation/name` that the text loads the model by; or a folder of this machine.
         native: the repository is of a stock transformers classifier, without this package's code.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "templates"),
-        autoescape=False,  # Markdown, not HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["cell"] = _cell
-    text = environment.get_template("model_card.md").render(
+    text = render(
+        "model_card.md",
         facts=facts,
         model=facts.model,
         values=facts.model["score_values"],
@@ -245,13 +237,3 @@ def _validation(metrics: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 def _yaml(content: Any) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-
-
-def _cell(value: Any) -> str:
-    """Text that fits into one cell of a Markdown table."""
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
-def listed(values: Sequence[float]) -> str:
-    """Numbers as a reader writes them."""
-    return ", ".join(f"{value:g}" for value in values)

@@ -1,4 +1,4 @@
-"""The options of `cskd-hf card`, and those that every command about a card shares. Imports no torch: `--help` is instant."""
+"""The options of `cskd-hf card` and `cskd-hf data push`, and those that every command about a card shares. Imports no torch: `--help` is instant."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def add_facts_options(command: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="pictures to publish with the model's answers; you must have the right to (default: two procedural ones)",
     )
+
+
+def add_push_options(push: argparse.ArgumentParser) -> None:
+    """Give `cskd-hf data push` its options."""
+    push.add_argument("ratings", metavar="FOLDER", help="folder that `cskd-hf data convert` wrote")
+    push.add_argument("repo", metavar="ORG/NAME", help="dataset on the Hub, made where it does not exist")
+    push.add_argument("--license", default="", metavar="ID", help="licence of images and ratings, e.g. cc-by-4.0")
+    push.add_argument("--source", default="", metavar="TEXT", help="where images and ratings come from")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: the main one)")
+    push.add_argument("--dry-run", metavar="DIR", help="write the repository's folder here and upload nothing")
 
 
 def parse_data_licenses(given: Sequence[str]) -> dict[str, str]:
