@@ -73,7 +73,7 @@ def push_ratings(
         with replaced_folder(Path(dry_run)) as partial:
             files = _stage(folder, partial, facts, repo_id, own, shutil.copyfile)
         return PushedRatings(Path(dry_run), files, facts.images)
-    from .publish import upload_folder
+    from .upload import upload_folder
 
     # Beside the set, where links cost no space.
     with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.resolve().parent) as staged:
