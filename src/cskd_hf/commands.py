@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
 from .hub.card_options import add_card_options, add_push_options
+from .hub.options import add_push
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
@@ -49,6 +50,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_data,
         _add_evaluate,
         _add_card,
+        _add_push,
     ):
         add(commands)
 
@@ -289,6 +291,15 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
         return card_command(namespace)
 
     add_card_options(_add(commands, "card", "the model card of a trained model, from what its runs recorded", run))
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.publish import push_command
+
+        return push_command(namespace)
+
+    add_push(_add(commands, "push", "push a trained model to the Hub, with its card and its code", run))
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

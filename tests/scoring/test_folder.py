@@ -10,32 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import ResNetConfig, pipeline
+from transformers import pipeline
 
-from cskd_hf import CSKDConfig, CSKDForFeatureAlignment, CSKDForImageAesthetics
+from cskd_hf import CSKDForFeatureAlignment, CSKDForImageAesthetics
 from cskd_hf.cli import main
-from cskd_hf.data.views import Preprocessing
 from cskd_hf.scoring.folder import ScoringError, score_images
-
-SCORES = (1.0, 2.0, 3.0, 4.0, 5.0)
-
-
-def save_checkpoint(folder: Path, model_class: type = CSKDForImageAesthetics) -> str:
-    torch.manual_seed(0)
-    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic")
-    model = model_class(CSKDConfig(backbone_config=backbone, score_values=SCORES))
-    if model_class is CSKDForImageAesthetics:
-        model.classifier.weight.data *= 20  # scores of unlike images should differ clearly
-    model.save_pretrained(folder)
-    Preprocessing(size=(32, 32)).to_image_processor().save_pretrained(folder)
-    return str(folder)
+from tiny_scorers import save_scorer
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_checkpoint(tmp_path_factory.mktemp("model"))
+    return save_scorer(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -139,10 +125,10 @@ def test_folder_without_images(model: str, tmp_path: Path):
 
 
 def test_checkpoints_that_cannot_score(model: str, tmp_path: Path, album: Path):
-    phase_1 = save_checkpoint(tmp_path / "aligned", CSKDForFeatureAlignment)
+    phase_1 = save_scorer(tmp_path / "aligned", CSKDForFeatureAlignment)
     with pytest.raises(ScoringError, match=r"aligned' cannot score images: this is a phase-1 checkpoint"):
         score_images(phase_1, [str(album)])
-    without_weights = Path(save_checkpoint(tmp_path / "no-weights"))
+    without_weights = Path(save_scorer(tmp_path / "no-weights"))
     (without_weights / "model.safetensors").unlink()
     with pytest.raises(ScoringError, match="no-weights' cannot score images: .*model.safetensors") as caught:
         score_images(str(without_weights), [str(album)])

@@ -7,9 +7,11 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
 PROJECTORS = ("linear", "mlp")
+_REMOTE_CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
 @strict
@@ -86,6 +88,10 @@ class CSKDConfig(PreTrainedConfig):
                 f"this checkpoint is of model_type '{found}', not '{cls.model_type}'. To use its encoder as the backbone "
                 "of a CSKD model, call CSKDForImageAesthetics.from_encoder(...) or CSKDForFeatureAlignment.from_encoder(...)."
             )
+        if not cls.__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            # This is the installed package: a published checkpoint's own code is neither asked for (pipeline() would
+            # refuse its pipeline without trust_remote_code) nor named in what is saved again, which would not hold it.
+            config_dict = {name: value for name, value in config_dict.items() if name not in _REMOTE_CODE_FIELDS}
         return super().from_dict(config_dict, **kwargs)
 
 

@@ -89,11 +89,9 @@ def run_encoder(encoder: nn.Module, pixel_values: torch.Tensor, **kwargs: Any) -
     Args:
         kwargs: passed to the encoder, e.g. `output_hidden_states`.
     """
-    parameters = inspect.signature(encoder.forward).parameters
-    height, width = pixel_values.shape[-2:]
-    if "interpolate_pos_encoding" in parameters and max(height, width) != image_side(encoder.config):
+    if interpolates(encoder, pixel_values.shape[-2:]):
         kwargs.setdefault("interpolate_pos_encoding", True)
-    if "spatial_shapes" in parameters:
+    if "spatial_shapes" in inspect.signature(encoder.forward).parameters:
         kwargs = _packed_patches(pixel_values, encoder.config.patch_size) | kwargs
     else:
         kwargs["pixel_values"] = pixel_values
@@ -101,6 +99,12 @@ def run_encoder(encoder: nn.Module, pixel_values: torch.Tensor, **kwargs: Any) -
     if "feature_maps" in outputs and "last_hidden_state" not in outputs:
         outputs["last_hidden_state"] = outputs["feature_maps"][-1]
     return outputs
+
+
+def interpolates(encoder: nn.Module, size: Sequence[int]) -> bool:
+    """Whether the encoder is asked to interpolate its position embeddings for images of this height and width."""
+    asks = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    return asks and max(size) != image_side(encoder.config)
 
 
 def _packed_patches(pixel_values: torch.Tensor, patch_size: int) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -27,6 +27,11 @@ from .encoders_cskd import (
     suitable_encoder_class,
     vision_config,
 )
+
+if TYPE_CHECKING:
+    # transformers copies the files that this one names in an import: so the pipeline goes along when a model that was
+    # loaded with its own code is saved again.
+    from .pipeline_cskd import ImageAestheticsPipeline  # noqa: F401
 
 
 @dataclass

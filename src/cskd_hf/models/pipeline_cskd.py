@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from transformers import Pipeline
 
-from .image_loading_cskd import load_image
+from .image_loading_cskd import ImageLoadError, load_image
 
 
 class ImageAestheticsPipeline(Pipeline):
@@ -58,6 +59,35 @@ class ImageAestheticsPipeline(Pipeline):
             ImageLoadError: an image cannot be read; the message names it.
         """
         return super().__call__(inputs, **kwargs)
+
+    def score_many(self, images: Iterable[Any], load: Callable[[Any], Any] = load_image) -> list[dict[str, Any]]:
+        """Score images in one forward for each shape; an unreadable one does not cost the others their scores.
+
+        Args:
+            images: what `load` takes. Of each only the prepared pixels are kept until all are read.
+            load: opens one of them, as `load_image` does, e.g. within limits of its own; raises `ImageLoadError`.
+
+        Returns:
+            For each image, in order, what the call returns for it, or `{"error": reason}`.
+        """
+        results: list[dict[str, Any]] = []
+        by_shape: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
+        for number, image in enumerate(images):
+            results.append({})
+            try:
+                pixels = self.preprocess(load(image))["pixel_values"]  # (1, 3, height, width)
+            except ImageLoadError as error:
+                results[number]["error"] = error.reason
+            else:
+                by_shape.setdefault(pixels.shape, []).append((number, pixels))
+        for members in by_shape.values():
+            numbers, pixels = zip(*members)
+            outputs = self.forward({"pixel_values": torch.cat(pixels)})
+            for place, number in enumerate(numbers):
+                results[number] |= self.postprocess(
+                    {name: value[place : place + 1] for name, value in outputs.items()}
+                )
+        return results
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         if kwargs:

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from ..data.sources import IMAGE_EXTENSIONS, list_images
-from ..models.image_loading_cskd import ImageLoadError
 
 if TYPE_CHECKING:
     from ..models.pipeline_cskd import ImageAestheticsPipeline
@@ -53,7 +51,7 @@ def score_images(
     if batch_size < 1:
         raise ScoringError(f"batch_size={batch_size} must be at least 1.")
     paths = _find(images)
-    return _results(_load(model), paths, batch_size, quiet)
+    return _results(load_pipeline(model), paths, batch_size, quiet)
 
 
 def score_command(namespace: argparse.Namespace) -> int:
@@ -102,7 +100,12 @@ def _find(images: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _load(model: str) -> ImageAestheticsPipeline:
+def load_pipeline(model: str) -> ImageAestheticsPipeline:
+    """The "image-aesthetics" pipeline of a checkpoint: Hub name or folder.
+
+    Raises:
+        ScoringError: there is no such checkpoint, or it is no image-aesthetics model; the message says which.
+    """
     from transformers import pipeline
 
     try:
@@ -127,22 +130,10 @@ def _results(
 
 
 def _score_batch(rate: ImageAestheticsPipeline, paths: list[str]) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = [{"path": path} for path in paths]
-    by_shape: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
-    for number, path in enumerate(paths):
-        try:
-            pixels = rate.preprocess(Path(path))["pixel_values"]  # (1, 3, height, width)
-        except ImageLoadError as error:
-            results[number]["error"] = error.reason
-        else:
-            by_shape.setdefault(pixels.shape, []).append((number, pixels))
-    for members in by_shape.values():
-        numbers, pixels = zip(*members)
-        outputs = rate.forward({"pixel_values": torch.cat(pixels)})
-        for place, number in enumerate(numbers):
-            result = rate.postprocess({name: value[place : place + 1] for name, value in outputs.items()})
-            results[number] |= {key: result[key] for key in ("score", "score_std", "scale")}
-    return results
+    return [
+        {"path": path} | {key: result[key] for key in ("score", "score_std", "scale", "error") if key in result}
+        for path, result in zip(paths, rate.score_many(map(Path, paths)))
+    ]
 
 
 def _check_output(output: str | None) -> None:
