@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from cskd_hf.data.ratings.locations import open_ratings
 from cskd_hf.hub import dataset_push
 from cskd_hf.hub.dataset_card import dataset_card, missing_set_facts, read_rated_set
 from cskd_hf.hub.dataset_push import push_ratings
+from hub_environments import run_script
+from hub_server import hub_server
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,25 @@ def test_command(means, tmp_path, capsys):
     assert main([*arguments, "--dry-run", str(tmp_path / "out")]) == 0
     assert re.search(r"org/mine: 6 rated images, 4 files; written to .*nothing was uploaded", capsys.readouterr().out)
     assert dataset_push.UNPUBLISHED not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_pushed_set_is_downloaded_and_read_with_its_scale(means, tmp_path):
+    """Through HTTP, by a process of its own, since the Hub's address is read at import."""
+    script = f"""
+import cskd_hf, huggingface_hub, json
+from cskd_hf.hub.dataset_push import push_ratings
+pushed = push_ratings({str(means)!r}, "somebody/mine", license="cc-by-4.0", source="my own")
+place = huggingface_hub.snapshot_download("somebody/mine", repo_type="dataset")
+rated = cskd_hf.open_ratings("hub:" + place)
+found = {{"means": rated["mean"][:], "values": cskd_hf.score_values_of(rated), "info": rated.info.description}}
+print(json.dumps(found | {{"url": pushed.url, "size": cskd_hf.load_image(rated[0]["image"]).size}}))
+"""
+    with hub_server() as server:
+        home = server.environment(tmp_path / "home") | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+        found = run_script(Path(sys.executable), script, home, package=True)
+        assert len(server.commits("somebody/mine", kind="datasets")) == 1
+        files = server.files("somebody/mine", kind="datasets")
+    assert {"README.md", "ratings.json"} < set(files) and found["url"].endswith("commit/" + found["url"][-40:])
+    local = open_ratings(means)
+    assert sorted(found["means"]) == sorted(local["mean"][:]) and found["values"] == list(range(1, 11))
+    assert json.loads(found["info"])["license"] == "cc-by-4.0" and found["size"] == [48, 40]
