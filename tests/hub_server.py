@@ -303,7 +303,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "path": entry["path"],
                 "uploadMode": "lfs" if is_lfs(entry["path"], entry["size"]) else "regular",
                 "shouldIgnore": False,
-                "oid": object_id(entry["path"], commit.files[entry["path"]]) if entry["path"] in commit.files else None,
+                "oid": object_id(entry["path"], commit.files[entry["path"]])
+                if entry["path"] in commit.files
+                else None,
             }
             for entry in wanted["files"]
         ]
@@ -340,7 +342,9 @@ def _tree(commit: Commit) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content)}
         if is_lfs(path, len(content)):
             sha256 = hashlib.sha256(content).hexdigest()
-            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+            pointer = (
+                f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(content)}\n".encode()
+            )
             entry["oid"] = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
             entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": len(pointer)}
         else:

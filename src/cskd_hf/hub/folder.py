@@ -7,29 +7,29 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..export.native import export_native
 from ..files import replaced_folder, write_json
 from ..models.configuration_cskd import CSKDModuleConfig
-from .card import write_card
+from .card import CARD, EVAL_RESULTS, write_card
 from .checks import PublishError, check_no_pickles, check_same_scores, relative_files
-from .endpoint import REQUIREMENTS_FILE, write_handler
-from .facts import CheckpointFacts, missing_facts, read_facts
+from .endpoint import HANDLER_FILE, REQUIREMENTS_FILE, write_handler
+from .facts import RESULTS, checkpoint_folder, missing_facts, read_facts
+from .model_facts import EXAMPLES
 from .remote_code import add_remote_code
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
 PROMPT_BANK_FILE = "prompt_bank.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _ONNX = ("*.onnx", "*.onnx.data", "*.onnx_data")
 
 WRITTEN = (
-    "config.json", "preprocessor_config.json", "model*.safetensors", _WEIGHTS_INDEX, "README.md", RESULTS_FILE,
-    PROMPT_BANK_FILE, *_ONNX, "*_cskd.py", "handler.py", REQUIREMENTS_FILE, "examples/*", ".eval_results/*",
+    "config.json", "preprocessor_config.json", "model*.safetensors", _WEIGHTS_INDEX, CARD, RESULTS,
+    PROMPT_BANK_FILE, *_ONNX, "*_cskd.py", HANDLER_FILE, REQUIREMENTS_FILE, f"{EXAMPLES}/*", f"{EVAL_RESULTS}/*",
 )  # fmt: skip
 """Patterns of all files that a published folder may have: what an earlier push left of them goes with the next."""
 
@@ -66,7 +66,7 @@ def build_folder(
     The weights are the checkpoint's own file, byte for byte, unless native.
 
     Args:
-        checkpoint: folder of a run, or one that `save_pretrained` wrote.
+        checkpoint: folder of a run, of a fine-tune (whose model/ is meant), or one that `save_pretrained` wrote.
         output: folder to make.
         repo_id: `organisation/name` that the card speaks of.
         native: write the stock classifier of `export_native` instead of this package's model with its code.
@@ -77,8 +77,8 @@ def build_folder(
         overwrite: replace `output` if it exists.
 
     Returns:
-        The folder: config.json, preprocessor_config.json, model.safetensors, README.md (the card), results.json (what the
-        card's figures are taken from), the card's examples; unless native, the flat code of `models/` with the entries of
+        The folder: config.json, preprocessor_config.json, model.safetensors, README.md (the card), results.json (the
+        card's figures, unrounded), the card's examples; unless native, the flat code of `models/` with the entries of
         config.json that name it, handler.py and requirements.txt, and prompt_bank.safetensors and *.onnx where the
         checkpoint holds them.
 
@@ -88,12 +88,11 @@ def build_folder(
         ExportError: native, of an encoder without a stock classifier.
         ValueError: `output` exists, or `checkpoint` is no trained scorer.
     """
-    checkpoint, output = Path(checkpoint), Path(output)
-    _check_places(checkpoint, output, overwrite)
+    output, given = Path(output), Path(checkpoint)
+    checkpoint = checkpoint_folder(given)
+    _check_places(given, output, overwrite)
     config = _own_config(checkpoint)
-    facts = read_facts(
-        checkpoint, evaluations=evaluations, license=license, data_licenses=data_licenses, examples=examples
-    )
+    facts = read_facts(given, evaluations=evaluations, license=license, data_licenses=data_licenses, examples=examples)
     if reasons := missing_facts(facts):
         raise PublishError(f"the card of '{checkpoint}' would lack what its readers need: {' '.join(reasons)}")
     for warning in facts.warnings:
@@ -105,8 +104,7 @@ def build_folder(
             _copy_checkpoint(checkpoint, partial, config)
             add_remote_code(partial)
             _add_handler(partial, config)
-        _write_results(facts, partial)
-        write_card(facts, repo_id, partial)
+        write_card(facts, repo_id, partial, native=native)
         check_no_pickles(partial)
         check_same_scores(checkpoint, partial, native=native)
         files = tuple(relative_files(partial))
@@ -114,16 +112,13 @@ def build_folder(
 
 
 def _check_places(checkpoint: Path, output: Path, overwrite: bool) -> None:
-    if not (checkpoint / "config.json").is_file():
-        raise PublishError(
-            f"'{checkpoint}' is no folder of a trained model (it has no config.json); give the output folder of "
-            "`cskd-hf teacher` or `student`, or one that save_pretrained wrote."
-        )
     source, target = checkpoint.resolve(), output.resolve()
     if source.is_relative_to(target) or target == Path.cwd():
         raise PublishError(f"'{output}' cannot be replaced: it is or holds the checkpoint; give another folder.")
     if output.exists() and not overwrite:
         raise ValueError(f"'{output}' exists; give another folder, or --overwrite to replace it.")
+    if output.exists() and not all((output / name).is_file() for name in ("config.json", CARD)):
+        raise PublishError(f"'{output}' is not a folder that was published, so it is not replaced; give another one.")
 
 
 def _own_config(checkpoint: Path) -> dict[str, Any]:
@@ -170,13 +165,6 @@ def _add_handler(folder: Path, config: dict[str, Any]) -> None:
     if config["backbone_config"]["model_type"].startswith("timm"):
         with open(requirements, "a", encoding="utf-8") as file:
             file.write("timm>=1.0\n")
-
-
-def _write_results(facts: CheckpointFacts, folder: Path) -> None:
-    """All that is known of the checkpoint, for programs: what the card says, and more."""
-    content = asdict(facts)
-    del content["example_images"], content["warnings"]
-    write_json(folder / RESULTS_FILE, content)
 
 
 def _move_files(source: Path, folder: Path) -> None:
