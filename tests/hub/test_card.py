@@ -133,13 +133,13 @@ def test_every_number_of_the_model_index_is_that_of_results_json(card, runs):
         assert entry.dataset_args["images"] == 30
 
 
-def test_facts_hold_the_unrounded_figures(facts, runs, tmp_path):
-    facts.save(tmp_path / "facts.json")
-    saved = json.loads((tmp_path / "facts.json").read_text())
-    assert saved["evaluations"][0]["metrics"] == results_of(runs)["metrics"]
+def test_results_json_of_the_repository_holds_the_unrounded_figures(facts, runs, tmp_path):
+    write_card(facts, "org/tiny-student", tmp_path)
+    published = json.loads((tmp_path / "results.json").read_text())
+    assert published["evaluations"][0]["metrics"] == results_of(runs)["metrics"]
     training = json.loads((runs / "student" / "results.json").read_text())
-    assert saved["training"]["validation"] == training["metrics"]
-    assert saved["training"]["seconds"] == training["seconds"]
+    assert published["training"]["validation"] == training["metrics"]
+    assert published["training"]["seconds"] == training["seconds"]
 
 
 def test_validation_figures_are_those_of_the_run_and_called_no_test(card, runs):
@@ -210,7 +210,7 @@ def test_no_place_of_the_maker_is_in_anything_that_is_published(facts, card, run
     facts.save(tmp_path / "facts.json")
     config = (runs / "student" / "config.json").read_text()
     written = [path for path in (tmp_path / "repository").rglob("*") if path.suffix in (".md", ".json", ".yaml")]
-    assert len(written) == 1
+    assert len(written) == 2
     for text in (config, (tmp_path / "facts.json").read_text(), *(path.read_text() for path in written)):
         assert "secret" not in text and str(runs.parent) not in text
         assert not re.search(r'["\' `](?:/|[A-Z]:\\)[\w.-]+[/\\]', text)

@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..evaluation.comparison import LOWER_IS_BETTER
-from .facts import CheckpointFacts
+from ..files import write_json
+from .facts import RESULTS, CheckpointFacts, results
 from .licenses import license_metadata
 from .recipe import frozen_encoders, hyper_parameters, recipe
 from .rendering import render
@@ -161,7 +162,8 @@ def hub_evaluations(facts: CheckpointFacts) -> dict[str, list[dict[str, Any]]]:
 
 
 def write_card(facts: CheckpointFacts, repo_id: str, folder: str | os.PathLike, *, native: bool = False) -> None:
-    """Write README.md, the pictures that its widget shows, and .eval_results/ where an evaluation is of a Hub data set.
+    """Write README.md, results.json with every figure of it, the pictures that its widget shows, and .eval_results/ where an
+    evaluation is of a Hub data set.
 
     Args:
         facts, repo_id, native: see `model_card`.
@@ -170,6 +172,7 @@ def write_card(facts: CheckpointFacts, repo_id: str, folder: str | os.PathLike, 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).write_text(str(model_card(facts, repo_id, native=native)), encoding="utf-8")
+    write_json(folder / RESULTS, results(facts))
     for name, data in facts.example_images.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)

@@ -15,6 +15,8 @@ from .measured import evaluations_of, training_of
 from .model_facts import file_hashes, model_facts, show_examples
 from .training_data import data_of, history_of, public
 
+RESULTS = "results.json"
+
 
 @dataclass
 class CheckpointFacts:
@@ -150,3 +152,19 @@ def missing_facts(facts: CheckpointFacts) -> list[str]:
             "RATINGS --split test --output CHECKPOINT/evaluation`."
         )
     return reasons
+
+
+def results(facts: CheckpointFacts) -> dict[str, Any]:
+    """What results.json of a repository holds: every figure of the card, unrounded.
+
+    Args:
+        facts: of `read_facts`.
+    """
+    return {
+        "model": facts.name,
+        "weights": facts.hashes["weights"],
+        "evaluations": facts.evaluations,
+        "training": facts.training,
+        "data": facts.data,
+        "versions": facts.versions,
+    }

@@ -105,4 +105,3 @@ def _check_name(repo_id: str) -> None:
         raise PublishError(f"'{repo_id}' is no name of a repository: {error} Give organisation/name.") from error
     if repo_id.count("/") != 1:
         raise PublishError(f"'{repo_id}' is no name of a repository; give organisation/name.")
-
