@@ -304,8 +304,8 @@ def test_own_examples_lose_what_a_camera_noted(runs, tmp_path):
     picture.save(tmp_path / "IMG_1234.jpg", exif=exif)
     facts = read_facts(runs / "student", examples=[tmp_path / "IMG_1234.jpg"])
     write_card(facts, "org/x", tmp_path / "repository")
-    data = (tmp_path / "repository" / "examples" / "1.jpg").read_bytes()
-    assert b"Secret" not in data and Image.open(tmp_path / "repository" / "examples" / "1.jpg").size == (512, 341)
+    data = (tmp_path / "repository" / "widget" / "1.jpg").read_bytes()
+    assert b"Secret" not in data and Image.open(tmp_path / "repository" / "widget" / "1.jpg").size == (512, 341)
     assert "IMG_1234" not in str(model_card(facts, "org/x"))
 
 
@@ -392,7 +392,7 @@ def test_command(runs, tmp_path, capsys):
     assert again.read_text() == place.read_text() and ModelCard.load(again).data.license == "mit"
     capsys.readouterr()
     assert main(["card", str(runs / "student"), "--data-license", "photographs"]) == 2
-    assert "write NAME=LICENCE" in capsys.readouterr().err
+    assert "give NAME=LICENCE" in capsys.readouterr().err
     assert main(["card", str(runs / "student" / "results.json")]) == 2
     assert "is not what `cskd-hf card --facts` writes" in capsys.readouterr().err
 

@@ -64,6 +64,6 @@ def parse_data_licenses(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, license = text.partition("=")
         if not equals or not name.strip() or not license.strip():
-            raise ValueError(f"--data-license {text!r}; write NAME=LICENCE, e.g. photos=CC0-1.0.")
+            raise ValueError(f"--data-license {text!r} names no licence; give NAME=LICENCE, e.g. photos=CC0-1.0.")
         licenses[name.strip()] = license.strip()
     return licenses

@@ -18,7 +18,7 @@ from ..evaluation.predict import weights_fingerprint
 from ..models.image_loading_cskd import load_image
 from ..models.modeling_cskd import CSKDForImageAesthetics
 
-EXAMPLES = "examples"
+EXAMPLES = "widget"
 """Folder of the example pictures in a repository."""
 
 _SIDE = 512  # of an example picture at most
