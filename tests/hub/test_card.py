@@ -21,6 +21,7 @@ from cskd_hf.cli import main
 from cskd_hf.evaluation.predict import load_scorer, weights_fingerprint
 from cskd_hf.hub.card import hub_evaluations, model_card, write_card
 from cskd_hf.hub.facts import CheckpointFacts, missing_facts, read_facts
+from cskd_hf.hub.folder import _own_config
 from cskd_hf.training.reference import ReferenceEncoder
 
 ROOT = Path(__file__).parents[2]
@@ -227,7 +228,8 @@ def test_absolute_paths_that_a_run_did_record_are_cut(runs, tmp_path):
     (student / "config.json").write_text(json.dumps(config))
     facts = read_facts(student, license="mit", data_licenses={"photos": "own"})
     facts.save(tmp_path / "facts.json")
-    assert "somebody" not in str(model_card(facts, "org/x")) + (tmp_path / "facts.json").read_text()
+    published = json.dumps(_own_config(student))
+    assert "somebody" not in str(model_card(facts, "org/x")) + (tmp_path / "facts.json").read_text() + published
 
 
 def test_facts_survive_their_file(facts, tmp_path):
