@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable
 
+from .export.command import add_export_options
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
 from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
@@ -51,6 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_evaluate,
         _add_card,
         _add_push,
+        _add_export,
     ):
         add(commands)
 
@@ -300,6 +302,16 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         return push_command(namespace)
 
     add_push(_add(commands, "push", "push a trained model to the Hub, with its card and its code", run))
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .export.command import export_command
+
+        return export_command(namespace)
+
+    export = _add(commands, "export", "write a trained model in a form that needs no cskd_hf", run)
+    add_export_options(export)
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
