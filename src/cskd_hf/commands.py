@@ -10,6 +10,7 @@ from .export.command import add_export_options
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
 from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
+from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
@@ -51,6 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_data,
         _add_evaluate,
         _add_card,
+        _add_app,
         _add_push,
         _add_export,
     ):
@@ -293,6 +295,16 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
         return card_command(namespace)
 
     add_card_options(_add(commands, "card", "the model card of a trained model, from what its runs recorded", run))
+
+
+def _add_app(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.space.command import app_command
+
+        return app_command(namespace)
+
+    app = _add(commands, "app", "score photographs in the browser, here or in a Space of the Hub", run)
+    add_app_options(app)
 
 
 def _add_push(commands: argparse._SubParsersAction) -> None:
