@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .export.command import add_export_options
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
+from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
 from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
@@ -50,6 +51,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_personalize,
         _add_data,
         _add_evaluate,
+        _add_card,
         _add_app,
         _add_push,
         _add_export,
@@ -286,6 +288,15 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def _add_card(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.card_command import card_command
+
+        return card_command(namespace)
+
+    add_card_options(_add(commands, "card", "the model card of a trained model, from what its runs recorded", run))
+
+
 def _add_app(commands: argparse._SubParsersAction) -> None:
     def run(namespace: argparse.Namespace) -> int:
         from .hub.space.command import app_command
@@ -331,7 +342,14 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
 
         return subset_command(namespace)
 
-    data = commands.add_parser("data", help="rated images: find their faults, convert them for the Hub, or draw some")
+    def push(namespace: argparse.Namespace) -> int:
+        from .hub.dataset_push import push_ratings_command
+
+        return push_ratings_command(namespace)
+
+    data = commands.add_parser(
+        "data", help="rated images: find their faults, convert them, push them to the Hub, or draw some"
+    )
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(data))
     checking = _add(
         actions, "check", "find everything that is wrong with rated images; exit code 1 if anything is", check
@@ -359,6 +377,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
         "--shard-mb", type=float, default=500, metavar="MB", help="size of a file of a split (default: %(default)s)"
     )
     converting.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    add_push_options(_add(actions, "push", "push converted rated images to the Hub, with their card", push))
     drawing = _add(
         actions, "subset", "draw some of the rated images by seed, and write the list of their keys", subset
     )

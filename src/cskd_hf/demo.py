@@ -23,6 +23,7 @@ from .data.ratings import rated_subset, select_split
 from .data.synthetic import SyntheticPhotographs, tiny_clip_path, to_dataset
 from .data.views import Preprocessing
 from .evaluation.comparison import paired_table, summary_table, write_results
+from .evaluation.evaluate import evaluate, write_evaluation
 from .evaluation.report import save_overview_png, write_report
 from .models.image_loading_cskd import load_image
 from .training.align import align
@@ -224,8 +225,9 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
     student = folder / "student"
     shutil.rmtree(student, ignore_errors=True)
     student.mkdir()
-    for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
+    for file in ("config.json", "model.safetensors", "preprocessor_config.json", "results.json", "log.jsonl"):
         shutil.copyfile(Path(demo.path(f"cskd-{seed}")) / file, student / file)
+    _evaluate(student, demo.board.test)
     order = np.argsort(demo.board.scores["cskd", demo.scale.labels, seed])
     truth = np.asarray(demo.board.test["mean"][:])
     examples = [_example(demo, int(row), seed, truth) for row in [*order[::-1][:6], *order[:6]]]
@@ -266,6 +268,13 @@ def _finish(demo: _Demo, folder: Path, started: float) -> int:
         f"\n{seconds:.0f} s. Report: {folder / 'report.html'}; student: {student}; figures: {folder / 'results.json'}"
     )
     return 0
+
+
+def _evaluate(student: Path, test: datasets.Dataset) -> None:
+    """Measure the saved student with intervals, which its model card tells."""
+    result = evaluate(str(student), test, quiet=True)
+    result["data"]["location"] = "cskd_hf.data.synthetic"
+    write_evaluation(student / "evaluation", result, test)
 
 
 def _example(demo: _Demo, row: int, seed: int, truth: np.ndarray) -> dict[str, Any]:

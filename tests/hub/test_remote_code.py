@@ -133,7 +133,8 @@ def test_what_is_on_the_hub(hub: HubServer):
 
 @pytest.mark.parametrize("torchvision", [False, True], ids=["without torchvision", "with torchvision"])
 def test_without_the_package(hub: HubServer, checkpoint: Path, images: list[str], torchvision: bool, tmp_path: Path):
-    if torchvision and importlib.util.find_spec("torchvision") is None:
+    here = importlib.util.find_spec("torchvision") is not None
+    if torchvision and not here:
         pytest.skip("torchvision is not installed")
     python = environment_without_package(tmp_path / "environment", torchvision=torchvision)
     found, code = load(hub, python, images, tmp_path, "", [True])
@@ -142,8 +143,8 @@ def test_without_the_package(hub: HubServer, checkpoint: Path, images: list[str]
     assert [name for _, name in found["loads"][0]["classes"]] == CLASSES
     assert code == code_files()
     assert not any(name.startswith("cskd_hf") for name in found["packages"])
-    # torchvision resizes a little differently: up to one grey level.
-    tolerance = 0.02 if torchvision else 1e-6
+    # torchvision resizes a little differently, by up to one grey level; the expected scores are of this environment.
+    tolerance = 1e-6 if torchvision == here else 0.02
     for way in ("by pipeline", "by model", "saved and loaded"):
         assert same(found["loads"][0][way], checkpoint, tolerance), way
     check_native(found, checkpoint, tolerance)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
@@ -17,6 +16,8 @@ from ..files import write_json
 from .facts import RESULTS, CheckpointFacts, results
 from .licenses import license_metadata
 from .recipe import frozen_encoders, hyper_parameters, recipe
+from .rendering import render
+from .training_data import chose
 
 CARD, EVAL_RESULTS = "README.md", ".eval_results"
 
@@ -24,7 +25,7 @@ _METRICS = {
     "srcc": ("SRCC", "spearmanr", "Spearman rank correlation"),
     "plcc": ("PLCC", "pearsonr", "Pearson correlation"),
     "krcc": ("KRCC", "kendalltau", "Kendall rank correlation"),
-    "accuracy": ("accuracy", "accuracy", "share of images on the right side of the threshold"),
+    "accuracy": ("accuracy", "accuracy", "share of images on the right side of"),
     "emd1": ("EMD (r = 1)", "emd1", "earth mover's distance of the histograms"),
     "emd2": ("EMD (r = 2)", "emd2", "earth mover's distance of the histograms, squared"),
     "mae": ("MAE", "mae", "mean absolute error, in points of the scale"),
@@ -44,16 +45,8 @@ def model_card(facts: CheckpointFacts, repo_id: str, *, native: bool = False) ->
         repo_id: `organisation/name` that the text loads the model by; or a folder of this machine.
         native: the repository is of a stock transformers classifier, without this package's code.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, "templates"),
-        autoescape=False,  # Markdown, not HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["cell"] = _cell
-    text = environment.get_template("model_card.md").render(
+    text = render(
+        "model_card.md",
         facts=facts,
         model=facts.model,
         values=facts.model["score_values"],
@@ -66,6 +59,7 @@ def model_card(facts: CheckpointFacts, repo_id: str, *, native: bool = False) ->
         recipe=recipe(facts.history),
         hyper_parameters=[(name, _yaml(settings)) for name, settings in hyper_parameters(facts.history)],
         evaluations=[_table(entry) for entry in facts.evaluations],
+        chose=bool(facts.history) and chose(facts.history[-1]),
         validation=_validation(facts.training.get("validation") or {}),
         frozen=frozen_encoders(facts.history),
         notes=list(dict.fromkeys(entry["about"] for entry in facts.data if entry["about"])),
@@ -199,7 +193,7 @@ def _table(entry: Mapping[str, Any]) -> dict[str, Any]:
     data = entry["data"]
     splits = ", ".join(f"{name} ({count:,})" for name, count in data["splits"].items())
     rows = [
-        (_METRICS[name][0], _METRICS[name][2], "lower" if name in LOWER_IS_BETTER else "higher", *_figures(figure))
+        (_METRICS[name][0], _meaning(name, entry), "lower" if name in LOWER_IS_BETTER else "higher", *_figures(figure))
         for name, figure in entry["metrics"].items()
     ]
     attributes = [
@@ -207,6 +201,11 @@ def _table(entry: Mapping[str, Any]) -> dict[str, Any]:
         for name, found in entry["attributes"].items()
     ]
     return {**entry, "splits": splits, "rows": rows, "attribute_rows": attributes}
+
+
+def _meaning(metric: str, entry: Mapping[str, Any]) -> str:
+    cut = f" {entry['threshold']:g}" if metric == "accuracy" and entry["threshold"] is not None else ""
+    return _METRICS[metric][2] + cut
 
 
 def _figures(figure: Mapping[str, float | None]) -> tuple[str, str]:
@@ -238,13 +237,3 @@ def _validation(metrics: Mapping[str, float | None]) -> list[tuple[str, str]]:
 
 def _yaml(content: Any) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-
-
-def _cell(value: Any) -> str:
-    """Text that fits into one cell of a Markdown table."""
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
-def listed(values: Sequence[float]) -> str:
-    """Numbers as a reader writes them."""
-    return ", ".join(f"{value:g}" for value in values)

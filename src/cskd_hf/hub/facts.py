@@ -165,5 +165,6 @@ def results(facts: CheckpointFacts) -> dict[str, Any]:
         "weights": facts.hashes["weights"],
         "evaluations": facts.evaluations,
         "training": facts.training,
+        "data": facts.data,
         "versions": facts.versions,
     }

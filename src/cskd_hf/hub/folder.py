@@ -20,6 +20,7 @@ from .endpoint import HANDLER_FILE, REQUIREMENTS_FILE, write_handler
 from .facts import RESULTS, checkpoint_folder, missing_facts, read_facts
 from .model_facts import EXAMPLES
 from .remote_code import add_remote_code
+from .training_data import public
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _own_config(checkpoint: Path) -> dict[str, Any]:
             f"the encoder of '{checkpoint}' is the module '{backbone.get('factory')}' of your own, whose code is in no "
             "repository, so nobody could load it. Train a student with an encoder of transformers, and push that."
         )
-    return config
+    return public(config)
 
 
 def _copy_checkpoint(checkpoint: Path, folder: Path, config: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .training_data import trainings
+from .training_data import chose, trainings
 
 _RESULTS = "results.json"
 
@@ -158,7 +158,8 @@ def _seen(data: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
                 continue
             if settings.get("train_split", "train") in data["splits"]:
                 return "the model was trained on images of this split"
-            if rated.get("validation_images") and settings.get("validation_split") in data["splits"]:
+            validated = rated.get("validation_images") and settings.get("validation_split") in data["splits"]
+            if validated and chose(training):
                 return "the weights were chosen by images of this split"
     return ""
 

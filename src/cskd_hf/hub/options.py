@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .card_options import add_facts_options
+
 
 def add_push(push: argparse.ArgumentParser) -> None:
     """Give the command its arguments."""
@@ -20,21 +22,4 @@ def add_push(push: argparse.ArgumentParser) -> None:
         action="store_true",
         help="push the stock transformers classifier of the encoder, which needs no code of this package",
     )
-    push.add_argument(
-        "--evaluation",
-        nargs="+",
-        default=[],
-        metavar="PLACE",
-        help="results.json of `cskd-hf evaluate --output`, or its folder, for the card; those inside CHECKPOINT are found",
-    )
-    push.add_argument("--license", default="", metavar="ID", help="of the weights, e.g. apache-2.0")
-    push.add_argument(
-        "--data-license",
-        nargs="+",
-        default=[],
-        metavar="NAME=ID",
-        help="licence of a set of images that the model learned from, where the set does not say its own",
-    )
-    push.add_argument(
-        "--example", nargs="+", default=[], metavar="IMAGE", help="pictures for the card, in place of generated ones"
-    )
+    add_facts_options(push)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from .card_options import parse_data_licenses
 from .checks import PublishError
 from .folder import WRITTEN, PublishedFolder, build_folder
 from .upload import Pushed, upload_folder
@@ -85,7 +86,7 @@ def push_command(namespace: argparse.Namespace) -> int:
         native=namespace.native,
         evaluations=namespace.evaluation,
         license=namespace.license,
-        data_licenses=_pairs(namespace.data_license),
+        data_licenses=parse_data_licenses(namespace.data_license),
         examples=namespace.example,
         overwrite=namespace.overwrite,
     )
@@ -104,11 +105,3 @@ def _check_name(repo_id: str) -> None:
         raise PublishError(f"'{repo_id}' is no name of a repository: {error} Give organisation/name.") from error
     if repo_id.count("/") != 1:
         raise PublishError(f"'{repo_id}' is no name of a repository; give organisation/name.")
-
-
-def _pairs(entries: Sequence[str]) -> dict[str, str]:
-    """`NAME=LICENCE` entries as a dict."""
-    pairs = dict(entry.partition("=")[::2] for entry in entries)
-    if wrong := [name for name, value in pairs.items() if not name or not value]:
-        raise PublishError(f"--data-license {wrong[0]!r} names no licence; give NAME=LICENCE, e.g. ava=cc-by-4.0.")
-    return pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .training_data import trainings
+from .training_data import chose, trainings
 
 
 def recipe(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -14,8 +14,12 @@ def recipe(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def hyper_parameters(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and settings of each training that noted them."""
-    return [(name, entry["settings"]) for entry, name in trainings(history) if entry.get("settings")]
+    """Name and settings of each training that noted them, without those that are empty."""
+    return [
+        (name, {key: value for key, value in entry["settings"].items() if value not in ([], "")})
+        for entry, name in trainings(history)
+        if entry.get("settings")
+    ]
 
 
 def frozen_encoders(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
@@ -92,7 +96,7 @@ def _length(entry: Mapping[str, Any]) -> str:
 
 def _chosen(entry: Mapping[str, Any]) -> str:
     chosen = sum(rated.get("validation_images") or 0 for rated in entry.get("rated") or ())
-    if not chosen or (entry.get("settings") or {}).get("keep") == "last":
+    if not chosen or not chose(entry):
         return ""
     step = f" (those of step {entry['best_step']:,})" if entry.get("best_step", -1) >= 0 else ""
     return f" The weights that were best on {chosen:,} further rated images were kept{step}."

@@ -72,7 +72,8 @@ def data_of(history: Sequence[Mapping[str, Any]], licenses: Mapping[str, str]) -
         for rated in training.get("rated") or ():
             rows.append(_row(rated, f"{step}, rated", rated.get("images")))
             if rated.get("validation_images"):
-                rows.append(_row(rated, f"{step}, rated, to choose the weights by", rated["validation_images"]))
+                why = "to choose the weights by" if chose(training) else "measured on while training"
+                rows.append(_row(rated, f"{step}, rated, {why}", rated["validation_images"]))
         rows += [_row(unrated, f"{step}, unrated", unrated.get("images")) for unrated in training.get("unrated") or ()]
     rows = [row for number, row in enumerate(rows) if row not in rows[:number]]
     known = dict.fromkeys(name for row in rows for name in (row["name"], row["location"]))
@@ -85,6 +86,12 @@ def data_of(history: Sequence[Mapping[str, Any]], licenses: Mapping[str, str]) -
     for row in rows:
         row["license"] = licenses.get(row["name"]) or licenses.get(row["location"]) or row["license"]
     return rows
+
+
+def chose(training: Mapping[str, Any]) -> bool:
+    """Whether the validation images of a training had a say in its result."""
+    settings = training.get("settings") or {}
+    return settings.get("keep") != "last" or bool(settings.get("patience"))
 
 
 def _row(entry: Mapping[str, Any], use: str, images: int | None) -> dict[str, Any]:

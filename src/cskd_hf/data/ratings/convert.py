@@ -28,6 +28,9 @@ from .schema import attributes_of, descriptions_of, score_values_of
 SHARD_MB = 500
 _BATCH = 64  # images in memory at once, and in a row group
 _SPLIT = re.compile(r"\w+(\.\w+)*")
+UNPUBLISHED = "## Before this is published"
+"""Heading of the README.md that is written here; one without it is its owner's own."""
+
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -173,8 +176,6 @@ def data_card(info: dict[str, Any], ds: datasets.Dataset, counts: Counter[str]) 
         ds: the set.
         counts: rows of each split.
     """
-    total = sum(counts.values())
-    size = next((name for bound, name in _SIZES if total < bound), "1M<n<10M")
     files = "".join(f"  - split: {split}\n    path: data/{split}-*.parquet\n" for split in counts)
     splits = "".join(f"| {split} | {count:,} |\n" for split, count in counts.items())
     values = ", ".join(f"{value:g}" for value in score_values_of(ds))
@@ -188,7 +189,7 @@ task_categories:
 tags:
 - image-aesthetics
 size_categories:
-- {size}
+- {size_category(sum(counts.values()))}
 configs:
 - config_name: default
   data_files:
@@ -213,11 +214,16 @@ images = datasets.load_dataset("FOLDER OR NAME ON THE HUB")
 ratings = cskd_hf.open_ratings("FOLDER")  # knows the scale
 ```
 
-## Before this is published
+{UNPUBLISHED}
 
-Write here where images and ratings come from, and under which licence; set `license` above. The licences of many rated
-data sets forbid passing their images on.
+`cskd-hf data push` writes the card of the published set in place of this one; it asks for licence and source. The licences of
+many rated data sets forbid passing their images on.
 """
+
+
+def size_category(rows: int) -> str:
+    """What the Hub's metadata calls a number of rows."""
+    return next((name for bound, name in _SIZES if rows < bound), "1M<n<10M")
 
 
 def convert_command(namespace: argparse.Namespace) -> int:
