@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from cskd_hf.commands import COMMANDS, DATA_ACTIONS, code_of
+
 
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -47,3 +49,24 @@ from cskd_hf.data.views import Preprocessing
 print(type(Preprocessing(size=(32, 32)).to_image_processor()).__name__)
 """
     assert run_python(code).startswith("SiglipImageProcessor")
+
+
+def test_help_of_every_command_loads_no_torch():
+    code = """import contextlib, io, sys
+from cskd_hf.cli import build_parser
+from cskd_hf.commands import COMMANDS, DATA_ACTIONS
+parser = build_parser()
+for words in [[command.name] for command in COMMANDS] + [["data", action.name] for action in DATA_ACTIONS]:
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        parser.parse_args([*words, "--help"])
+    assert text.getvalue().startswith("usage: cskd-hf " + " ".join(words)), words
+print([name for name in ("torch", "transformers", "datasets", "gradio") if name in sys.modules])
+"""
+    assert run_python(code) == "[]"
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in (*COMMANDS, *DATA_ACTIONS) if c.code], ids=lambda command: command.code
+)
+def test_code_of_every_command_is_there(command):
+    assert callable(code_of(command))

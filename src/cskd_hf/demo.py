@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -84,6 +85,11 @@ _TEACHER = {"embedding_size": 24, "hidden_sizes": [24, 36, 72, 144]}
 _SIDE = 64
 _MARK = ".intermediate"
 _WORK = "cskd-demo-"  # the intermediate runs, in a folder of this prefix, go when the demo ends
+
+
+def demo_command(namespace: argparse.Namespace) -> int:
+    """Run `cskd-hf demo`; returns the exit code 0."""
+    return run_demo(namespace.output, seeds=namespace.seeds, labels=namespace.labels, quick=namespace.quick)
 
 
 def run_demo(output: str, *, seeds: list[int] | None = None, labels: int | None = None, quick: bool = False) -> int:

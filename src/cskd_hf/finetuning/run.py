@@ -21,7 +21,7 @@ from .estimate import SEMI, Estimate, measure, predict_held_out, verdict
 from .fits import Fitter, mode_for
 from .folds import Plan, joined_groups, make_plan, picture_groups
 from .outcome import Finetuned
-from .report import RESULTS, summary, write_report_files
+from .report import RESULTS, write_report_files
 from .scale import read_ratings
 from .settings import MIN_RATINGS, PROBE_FOLDS, TUNED_FOLDS, FinetuneSettings
 
@@ -85,13 +85,6 @@ def _check_plan(plan: Plan, encoded: Encoded, settings: FinetuneSettings) -> Non
             f"{settings.ratings}: the test split has {len(plan.held_out)} images; at least {MIN_RATINGS} are needed to "
             "measure on. Move more images there, or leave the column `split` out to measure by cross-validation."
         )
-
-
-def finetune_command(settings: FinetuneSettings) -> int:
-    """Run `cskd-hf finetune`; prints the estimate and where the model is. Returns the exit code 0."""
-    result = finetune(settings)
-    print(summary(result))
-    return 0
 
 
 def _choose(settings: FinetuneSettings, estimate: Estimate) -> tuple[str, str]:

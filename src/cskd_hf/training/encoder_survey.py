@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import warnings
 from collections.abc import Sequence
@@ -265,10 +266,10 @@ def _gives_attention(model: CSKDForFeatureAlignment, pixels: torch.Tensor) -> bo
     return bool(attentions) and any(layer is not None for layer in attentions)
 
 
-def encoders_command(names: Sequence[str], as_json: bool) -> int:
-    """`cskd-hf encoders`: print the table."""
-    reports = survey_encoders(names)
-    if as_json:
+def encoders_command(namespace: argparse.Namespace) -> int:
+    """Run `cskd-hf encoders`: print the table; returns the exit code 0."""
+    reports = survey_encoders(namespace.families)
+    if namespace.json:
         print(json.dumps([asdict(report) for report in reports], indent=1))
         return 0
     rows = [("family", "encoder", "pooled feature", "width", "map", "checkpointing", "attention")]
