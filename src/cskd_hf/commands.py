@@ -6,9 +6,11 @@ import argparse
 import os
 from collections.abc import Callable
 
+from .export.command import add_export_options
 from .finetuning.settings import FinetuneOptions, FinetuneSettings
 from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
+from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings, settings_from
@@ -50,7 +52,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         _add_data,
         _add_evaluate,
         _add_card,
+        _add_app,
         _add_push,
+        _add_export,
     ):
         add(commands)
 
@@ -293,6 +297,16 @@ def _add_card(commands: argparse._SubParsersAction) -> None:
     add_card_options(_add(commands, "card", "the model card of a trained model, from what its runs recorded", run))
 
 
+def _add_app(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .hub.space.command import app_command
+
+        return app_command(namespace)
+
+    app = _add(commands, "app", "score photographs in the browser, here or in a Space of the Hub", run)
+    add_app_options(app)
+
+
 def _add_push(commands: argparse._SubParsersAction) -> None:
     def run(namespace: argparse.Namespace) -> int:
         from .hub.publish import push_command
@@ -300,6 +314,16 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         return push_command(namespace)
 
     add_push(_add(commands, "push", "push a trained model to the Hub, with its card and its code", run))
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    def run(namespace: argparse.Namespace) -> int:
+        from .export.command import export_command
+
+        return export_command(namespace)
+
+    export = _add(commands, "export", "write a trained model in a form that needs no cskd_hf", run)
+    add_export_options(export)
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

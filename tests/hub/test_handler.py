@@ -6,7 +6,12 @@ import base64
 import importlib.util
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
+import venv
 from collections.abc import Iterator
 from configparser import ConfigParser
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +23,7 @@ from PIL import Image
 from transformers import pipeline
 
 from cskd_hf.hub.endpoint import HANDLER_REQUIREMENTS, write_handler
+from cskd_hf.hub.remote_code import add_remote_code
 from image_files import encode, gradient, png_chunk
 from tiny_scorers import save_scorer
 
@@ -193,6 +199,53 @@ def test_urls_of_allowed_hosts(repository: Path, web: tuple[str, list[str]], mon
     assert "score" in answers[0] and "host is not among those" in answers[1]["error"]
     assert "host is not among those" in ask(handler, f"{address}/redirect")["error"]
     assert asked == ["/a.png", "/redirect"]
+
+
+WITHOUT_PACKAGE = """
+import importlib.util, json, sys
+assert importlib.util.find_spec("cskd_hf") is None
+sys.path.insert(0, sys.argv[1])  # as the toolkit does
+import handler
+endpoint = handler.EndpointHandler(sys.argv[1])
+answers = endpoint({"inputs": json.load(open(sys.argv[2]))})
+assert type(endpoint.rate).__module__.startswith("transformers_modules."), type(endpoint.rate)
+print(json.dumps(answers))
+"""
+
+
+def test_without_the_package_the_repository_runs_its_own_code(repository: Path, handler: Any, tmp_path: Path):
+    """In an environment that has transformers and torch, but not cskd_hf."""
+    folder = tmp_path / "repository"
+    shutil.copytree(repository, folder)
+    add_remote_code(folder)
+    venv.create(tmp_path / "venv", symlinks=True, with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    found = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Folders of .pth files are no site folders: what pip installed as editable is not found through them.
+    places = [path for path in sys.path if path.endswith("site-packages")]
+    if any(Path(place, "cskd_hf").is_dir() for place in places):
+        pytest.skip(
+            "cskd_hf is installed as a copy beside what it needs, so no environment has the one without the other"
+        )
+    Path(found.stdout.strip(), "rest.pth").write_text("\n".join(places))
+    inputs = [text(encode(gradient())), text(WRONG_IMAGE)]
+    (tmp_path / "inputs.json").write_text(json.dumps(inputs))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(
+        [python, "-c", WITHOUT_PACKAGE, folder, tmp_path / "inputs.json"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    answers = json.loads(run.stdout.splitlines()[-1])
+    expected = ask(handler, inputs)
+    assert answers[0]["score"] == pytest.approx(expected[0]["score"], abs=1e-6)
+    assert answers[0].keys() == expected[0].keys() and answers[1] == expected[1]
 
 
 def test_requirements_are_those_of_the_package(repository: Path):

@@ -15,6 +15,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile
 
@@ -154,8 +155,9 @@ def test_own_limit_replaces_that_of_pillow(monkeypatch):
         warnings.simplefilter("error")
         for image_format in ("PNG", "JPEG", "BMP", "PPM"):
             assert load_image(encode(gradient(), image_format)).size == (48, 32)
-        with pytest.raises(ImageLoadError, match="too many pixels|Bomb"):  # this reader also checks by itself
-            load_image(encode(gradient(), "WEBP"))
+        if int(PIL.__version__.split(".")[0]) >= 13:  # since then this reader also checks by itself
+            with pytest.raises(ImageLoadError, match="too many pixels|Bomb"):
+                load_image(encode(gradient(), "WEBP"))
 
 
 def test_huge_header():

@@ -65,7 +65,9 @@ def export_native(checkpoint: str | os.PathLike, output: str | os.PathLike, *, o
     except UnfitStock as error:
         raise _refused(model, error) from error
     if model.config.attributes:
-        logger.warning("left out: the attributes %s, which a stock classifier has no place for", list(model.config.attributes))
+        logger.warning(
+            "left out: the attributes %s, which a stock classifier has no place for", list(model.config.attributes)
+        )
     processor = AutoImageProcessor.from_pretrained(os.fspath(checkpoint))
     with replaced_folder(output) as partial:
         stock.model.save_pretrained(partial)

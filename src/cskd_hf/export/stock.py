@@ -131,8 +131,12 @@ def build_stock(model: CSKDForImageAesthetics, pixel_values: torch.Tensor) -> St
         config.image_size = height if one_number else [height, width]
     kind, config = stock_class(config)
     if "spatial_shapes" in inspect.signature(kind.forward).parameters:
-        raise UnfitStock(f"{kind.__name__} takes packed patches and their grid, which other image processors do not make")
+        raise UnfitStock(
+            f"{kind.__name__} takes packed patches and their grid, which other image processors do not make"
+        )
     config.architectures, config._name_or_path = None, ""
+    for name in ("num_classes", "label_names"):  # of timm's configs, where they overrule the labels
+        vars(config).pop(name, None)
     config.num_labels = len(model.config.id2label)
     config.id2label, config.label2id = dict(model.config.id2label), dict(model.config.label2id)
     config.score_values, config.provenance = list(model.config.score_values), model.config.provenance

@@ -60,12 +60,12 @@ class ImageAestheticsPipeline(Pipeline):
         """
         return super().__call__(inputs, **kwargs)
 
-    def score_many(self, images: Iterable[Any], load: Callable[[Any], Any] = load_image) -> list[dict[str, Any]]:
+    def score_many(self, images: Iterable[Any], load: Callable[[Any], Any] | None = None) -> list[dict[str, Any]]:
         """Score images in one forward for each shape; an unreadable one does not cost the others their scores.
 
         Args:
-            images: what `load` takes. Of each only the prepared pixels are kept until all are read.
-            load: opens one of them, as `load_image` does, e.g. within limits of its own; raises `ImageLoadError`.
+            images: what `load_image` takes. Of each only the prepared pixels are kept until all are read.
+            load: makes that of whatever `images` holds, e.g. within limits of its own; raises `ImageLoadError`.
 
         Returns:
             For each image, in order, what the call returns for it, or `{"error": reason}`.
@@ -75,7 +75,7 @@ class ImageAestheticsPipeline(Pipeline):
         for number, image in enumerate(images):
             results.append({})
             try:
-                pixels = self.preprocess(load(image))["pixel_values"]  # (1, 3, height, width)
+                pixels = self.preprocess(load(image) if load else image)["pixel_values"]  # (1, 3, height, width)
             except ImageLoadError as error:
                 results[number]["error"] = error.reason
             else:

@@ -13,7 +13,7 @@ import accelerate
 import datasets
 import torch
 import transformers
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig
 
 from ..data.ratings import RatingsError, score_values_of
 from ..data.ratings.locations import HUB, open_ratings, split_location
@@ -23,6 +23,7 @@ from ..models.modeling_cskd import CSKDPreTrainedModel
 from ..models.module_cskd import register_encoder
 from .arguments import EncoderSettings, RatedSettings, parse_attributes
 from .own_encoders import import_function, names_function
+from .reference_loading import load_preprocessing
 from .settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def build_preprocessing(settings: EncoderSettings, model: CSKDPreTrainedModel) -
     try:
         if own:
             raise OSError("a function has no folder with an image processor")
-        preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(str(folder)))
+        preprocessing = load_preprocessing(str(folder))
     except OSError:
         if not path.exists() and not own:
             raise

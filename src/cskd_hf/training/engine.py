@@ -6,14 +6,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from .settings import LoopSettings, SettingsError
+from .trackers import check_trackers
 
 
 def make_accelerator(settings: LoopSettings) -> Accelerator:
     """Accelerate's engine for these settings.
 
     Raises:
-        SettingsError: the launch configuration asks for what the loop does not support.
+        SettingsError: the launch configuration asks for what the loop does not support, or a tracker is not installed.
     """
+    check_trackers(settings.trackers)
     accelerator = Accelerator(
         cpu=settings.cpu,
         mixed_precision=settings.mixed_precision,

@@ -112,6 +112,7 @@ class TrainingLoop:
         return self._finish(time.perf_counter() - started)
 
     def _start(self) -> None:
+        self.log.trackers.start()
         checkpoint = self.output / "checkpoint"
         if self.settings.resume and checkpoint.is_dir():
             self._load(checkpoint)
@@ -125,7 +126,6 @@ class TrainingLoop:
                 for stream in self.streams.values():
                     self.images.list(stream.images.damage)
             self._evaluate()
-        self.log.start_trackers()
 
     def _step(self, batches: Any) -> None:
         self.wrapped.train()
@@ -256,8 +256,7 @@ class TrainingLoop:
         )
         if self.accelerator.is_main_process:
             publish_result(best, result)
-        if self.settings.trackers:
-            self.accelerator.end_training()
+        self.log.trackers.finish()
         self.accelerator.wait_for_everyone()
         return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -82,10 +83,22 @@ def _check_head(encoder: nn.Module, name_or_path: str) -> None:
 def load_preprocessing(name_or_path: str) -> Preprocessing:
     """The preprocessing of a checkpoint's image processor.
 
-    Some processors, DINOv3's among them, exist for torchvision only; what they do is read from their file then.
+    Some processors, DINOv3's among them, exist for torchvision only; what they do is read from their file then. Others
+    have on the Hub the name of a class that transformers 5 dropped, as MobileNetV2's does: its successor is taken.
+
+    Raises:
+        OSError: there is no such checkpoint, or it has no image processor.
+        ValueError: its processor does what [`Preprocessing`] does not, or is of an unknown class.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path)
+    except ValueError:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
+        old = str(values.get("image_processor_type", ""))
+        kind = getattr(transformers, old.replace("FeatureExtractor", "ImageProcessor"), None)
+        if not old.endswith("FeatureExtractor") or kind is None:
+            raise
+        processor = kind.from_dict(values)
     except ImportError:
         values, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
         defaults = {

@@ -6,13 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from .settings import LoopSettings, SettingsError
+from .trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +26,15 @@ class RunLog:
     """
 
     def __init__(self, settings: LoopSettings, accelerator: Accelerator) -> None:
-        self.settings, self.accelerator = settings, accelerator
+        self.accelerator, self.trackers = accelerator, Trackers(settings, accelerator)
         self.path = Path(settings.output_dir) / "log.jsonl"
-
-    def start_trackers(self) -> None:
-        """Tell the trackers, if there are any, the settings of the run."""
-        if self.settings.trackers:
-            flat = {
-                name: value if isinstance(value, (int, float, str, bool)) else str(value)
-                for name, value in asdict(self.settings).items()
-            }
-            self.accelerator.init_trackers("cskd", config=flat)
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line; `step` is the step that its other figures belong to."""
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.write(json.dumps(line) + "\n")
-        if self.settings.trackers and self.accelerator.trackers:
-            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+        self.trackers.write({key: value for key, value in line.items() if key != "step"}, line["step"])
 
     def cut(self, step: int) -> None:
         """Drop what was written after a step, and a line that was cut short: the resumed run writes it again."""

@@ -7,13 +7,13 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import AutoImageProcessor
 
 from ..data.ratings import score_values_of
 from ..data.views import Preprocessing
 from ..evaluation.predict import RatedImages, load_scorer, pooled_features, predict, rated_metrics
 from ..models.modeling_cskd import CSKDForImageAesthetics
 from .probe import start_head_from_probe
+from .reference_loading import load_preprocessing
 
 
 class Scoreboard:
@@ -50,7 +50,7 @@ class Scoreboard:
         """
         values = list(score_values_of(self.test))
         model = CSKDForImageAesthetics.from_encoder(encoder, score_values=values)
-        preprocessing = Preprocessing.from_image_processor(AutoImageProcessor.from_pretrained(encoder))
+        preprocessing = load_preprocessing(encoder)
         rows, features = pooled_features(model, RatedImages(train, preprocessing))
         means, distributions = (torch.tensor(train[column][:])[rows] for column in ("mean", "distribution"))
         start_head_from_probe(model.classifier, features, means, values, distributions, l2)
