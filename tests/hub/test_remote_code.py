@@ -29,8 +29,12 @@ CLASSES = ["CSKDConfig", "CSKDForImageAesthetics", "CSKDForImageAesthetics", "Im
 _PUSH = """
 import json, sys
 from cskd_hf.cli import main
-codes = [main(["push", {checkpoint!r}, {name!r}, *{options!r}]), main(["push", {checkpoint!r}, {native!r}, "--native", *{options!r}])]
-print(json.dumps(codes))
+options = {options!r}
+print(json.dumps([
+    main(["push", {checkpoint!r}, {name!r}, *options]),
+    main(["push", {checkpoint!r}, {native!r}, "--native", *options]),
+    main(["push", {checkpoint!r}, {name!r}, "--dry-run", {dry_run!r}, *options]),
+]))
 """
 
 _LOAD = """
@@ -98,12 +102,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def hub(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """The Hub after `cskd-hf push`, with code and natively."""
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("dry-run") / "folder"
+
+
+@pytest.fixture(scope="module")
+def hub(checkpoint: Path, dry_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """The Hub after `cskd-hf push`, with code and natively; and after a dry run, which it heard nothing of."""
     with hub_server() as server:
-        code = _PUSH.format(checkpoint=str(checkpoint), name=NAME, native=NATIVE, options=LICENSES)
+        places = {"checkpoint": str(checkpoint), "dry_run": str(dry_run), "name": NAME, "native": NATIVE}
         environment = server.environment(tmp_path_factory.mktemp("home"))
-        assert run_script(Path(sys.executable), code, environment, package=True) == [0, 0]
+        code = _PUSH.format(**places, options=LICENSES)
+        assert run_script(Path(sys.executable), code, environment, package=True) == [0, 0, 0]
         yield server
 
 
@@ -124,7 +134,12 @@ def same(found: list[list[float]], checkpoint: Path, tolerance: float = 1e-6) ->
     return np.abs((np.asarray(found) - expected) @ values).max() <= tolerance
 
 
-def test_what_is_on_the_hub(hub: HubServer):
+def test_what_is_on_the_hub(hub: HubServer, dry_run: Path):
+    assert [path for _, path in hub.requests].count("/api/repos/create") == 2
+    written = {
+        path.relative_to(dry_run).as_posix(): path.read_bytes() for path in dry_run.rglob("*") if path.is_file()
+    }
+    assert hub.files(NAME) == written
     assert len(hub.commits(NAME)) == len(hub.commits(NATIVE)) == 1
     assert set(code_files()) < set(hub.files(NAME)) and not any(name.endswith(".py") for name in hub.files(NATIVE))
     card = hub.files(NAME)["README.md"].decode()

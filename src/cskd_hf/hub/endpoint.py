@@ -8,7 +8,7 @@ from pathlib import Path
 HANDLER_FILE = "handler.py"
 REQUIREMENTS_FILE = "requirements.txt"
 HANDLER_REQUIREMENTS = (
-    "transformers>=5,<6",
+    "transformers>=5.18,<6",
     "huggingface_hub>=1.3,<3",
     "safetensors>=0.6",
     "numpy>=1.26",
