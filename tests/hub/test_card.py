@@ -267,6 +267,17 @@ def test_a_model_that_says_nothing_of_its_data_is_refused(runs, tmp_path):
     assert history
 
 
+def test_a_personal_scorer_names_whose_ratings_are_in_it(runs, tmp_path):
+    student = shutil.copytree(runs / "student", tmp_path / "student")
+    config = json.loads((student / "config.json").read_text())
+    config["provenance"]["task_vectors"] = {"base": "0" * 16, "added": [{"vector": "carl", "scale": 0.5}]}
+    (student / "config.json").write_text(json.dumps(config))
+    facts = read_facts(student, license="mit", data_licenses=LICENSES)
+    assert facts.data[-1]["name"] == "ratings by carl" and facts.data[-1]["use"] == "personal taste, rated"
+    assert "the licence of the images 'ratings by carl' is not known" in missing_facts(facts)[0]
+    assert "`carl` (times 0.5)" in str(model_card(facts, "org/x"))
+
+
 def test_an_evaluation_of_other_weights_is_none(runs, tmp_path, judged):
     teacher = shutil.copytree(runs / "teacher", tmp_path / "teacher")
     shutil.copytree(runs / "student" / "evaluation", teacher / "evaluation")

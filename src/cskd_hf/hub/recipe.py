@@ -33,7 +33,13 @@ def frozen_encoders(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 
 
 def _sentences(entry: Mapping[str, Any]) -> str:
-    kinds = {"align": _alignment, "teacher": _teacher, "student": _student, "finetune": _finetune}
+    kinds = {
+        "align": _alignment,
+        "teacher": _teacher,
+        "student": _student,
+        "finetune": _finetune,
+        "personalize": _personal,
+    }
     return " ".join(filter(None, [kinds.get(entry["command"], _unknown)(entry), _start(entry), _length(entry)]))
 
 
@@ -73,6 +79,11 @@ def _finetune(entry: Mapping[str, Any]) -> str:
     what = how.get(entry.get("mode", ""), "The model")
     more = f", and the soft ratings of {_unrated(entry)} without ratings" if entry.get("unrated") else ""
     return f"{what} learned the ratings of {_rated(entry)}{more}."
+
+
+def _personal(entry: Mapping[str, Any]) -> str:
+    added = ", ".join(f"`{vector['vector']}` (times {vector['scale']:g})" for vector in entry["vectors"])
+    return f"Task vectors of single raters were added to its weights: {added}."
 
 
 def _unknown(entry: Mapping[str, Any]) -> str:

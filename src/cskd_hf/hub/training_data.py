@@ -14,15 +14,24 @@ STEPS = {
     "teacher": "phase 2: teacher",
     "student": "phase 2: student",
     "finetune": "fine-tuning",
+    "personalize": "personal taste",
 }
 """What the trainings are called, by their command."""
 
 
 def history_of(config: CSKDConfig) -> list[dict[str, Any]]:
-    """The trainings of a checkpoint; of one that was made before checkpoints had a history, the last from its provenance."""
-    if config.history:
-        return list(config.history)
+    """The trainings of a checkpoint, with what the task vectors of single raters add to them; of one that was made before
+    checkpoints had a history, the last training from its provenance."""
     made = config.provenance or {}
+    history = list(config.history or _from_provenance(made))
+    if added := (made.get("task_vectors") or {}).get("added"):
+        names = dict.fromkeys(f"ratings by {entry['vector']}" for entry in added)
+        rated = [{"name": name, "location": name, "images": None} for name in names]
+        history.append({"command": "personalize", "rated": rated, "vectors": added})
+    return history
+
+
+def _from_provenance(made: Mapping[str, Any]) -> list[dict[str, Any]]:
     rated, unrated = (
         [made.get(name)] if isinstance(made.get(name), str) else made.get(name) for name in ("ratings", "images")
     )
