@@ -16,8 +16,10 @@ from transformers import pipeline
 
 from cskd_hf.cli import main
 from cskd_hf.data.views import Preprocessing
+from cskd_hf.evaluation.predict import load_scorer
 from cskd_hf.export import native
 from cskd_hf.export.native import ExportError, export_native
+from cskd_hf.export.stock import build_stock
 from cskd_hf.models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment, CSKDForImageAesthetics
 from cskd_hf.models.module_cskd import register_encoder
@@ -106,6 +108,18 @@ def test_stock_pipeline_gives_the_same_distribution(family, tmp_path):
 def test_mean_over_all_tokens_is_made_of_what_dinov2s_head_is_given(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "student", tiny_config(t.Dinov2Config), "mean")
     assert_same_answers(checkpoint, export_native(checkpoint, tmp_path / "native"), photographs())
+
+
+@pytest.mark.parametrize("family", ["levit", "swiftformer"])
+def test_norm_that_the_stock_class_adds_does_nothing(family, tmp_path):
+    """A batch norm with new statistics would scale by 1 - 5e-6, which large logits show."""
+    checkpoint = make_checkpoint(tmp_path / "student", tiny_config(FAMILIES[family].config_class))
+    model, preprocessing = load_scorer(checkpoint)
+    pixels = native.probe_pixels(preprocessing)
+    with torch.no_grad():
+        pooled = model.eval().encode(pixels)[0].double()
+    given = build_stock(model, pixels[:1]).head_input(pixels).double()
+    assert (given / pooled).mean().item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["mobilenetv3_small_050", "resnet18"])
