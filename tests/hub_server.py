@@ -52,7 +52,8 @@ class Fault:
     Args:
         method, path: of the requests; the path is a regular expression.
         kind: a status such as 503; `drop`, which closes the connection before the request is handled, in the midst of its
-            body; or `lose`, which handles it and closes the connection before the answer.
+            body; `lose`, which handles it and closes the connection before the answer; or `defer`, which closes the
+            connection and handles it only when the next commit comes in.
         times: how many requests meet it.
     """
 
@@ -70,6 +71,7 @@ class HubServer:
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.deferred: list[tuple[str, bytes]] = []
         self.lock = threading.RLock()
         self._count = itertools.count()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
@@ -166,24 +168,32 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         if fault and fault.kind == "drop":
             self.rfile.read(length // 2)
-            self.close_connection = True
-            self.connection.close()
+            self._hang_up()
             return
         body = self._chunked() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
         if fault and isinstance(fault.kind, int):
             self._answer(fault.kind, {"error": "on purpose"})
             return
+        if fault and fault.kind == "defer":
+            self.hub.deferred.append((path, body))
+            self._hang_up()
+            return
         try:
             with self.hub.lock:
+                while "/commit/" in path and self.hub.deferred:
+                    self._route(*self.hub.deferred.pop(0))
                 status, content, headers = self._route(path, body)
         except _Refused as refusal:
             status, content = refusal.status, {"error": str(refusal)}
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)} if refusal.code else {}
         if fault and fault.kind == "lose":
-            self.close_connection = True
-            self.connection.close()
+            self._hang_up()
             return
         self._answer(status, content, headers)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
 
     def _chunked(self) -> bytes:
         body = b""

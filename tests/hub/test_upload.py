@@ -53,7 +53,7 @@ def worker(server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def push(server: HubServer, worker: subprocess.Popen, folder: Path) -> Any:
     """Push `folder` by the worker; returns what it answers. The server starts without repositories and faults."""
-    for state in (server.repos, server.objects, server.faults, server.requests):
+    for state in (server.repos, server.objects, server.faults, server.requests, server.deferred):
         state.clear()
 
     def push(**wanted: Any) -> dict[str, str]:
@@ -136,6 +136,14 @@ def test_interrupted_uploads_are_taken_up_again(push: Any, server: HubServer, fo
     uploads = [path for method, path in server.requests if method == "PUT"]
     # Both files, and the one whose upload failed: the second attempt, after the failed commit, sends neither again.
     assert len(uploads) == 3 and len(set(uploads)) == 2
+    assert len(server.commits(NAME)) == 1 and server.files(NAME) == contents(folder)
+
+
+def test_a_commit_that_lands_late_is_not_made_twice(push: Any, server: HubServer, folder: Path):
+    """The second attempt is on its way when the first, whose answer never came, takes effect."""
+    server.faults.append(Fault("POST", "/commit/main", "defer"))
+    assert "error" not in push()
+    assert server.deferred == [] and len([path for _, path in server.requests if "/commit/" in path]) == 2
     assert len(server.commits(NAME)) == 1 and server.files(NAME) == contents(folder)
 
 
