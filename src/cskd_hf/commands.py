@@ -17,7 +17,7 @@ from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
 from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
-from .scoring.options import add_score_options
+from .scoring.options import add_calibrate_options, add_score_options
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings
 
@@ -105,6 +105,12 @@ COMMANDS = (
     ),
     Command(
         "score", "score the images of a folder with a trained model", add_score_options, "scoring.folder:score_command"
+    ),
+    Command(
+        "calibrate",
+        "percentiles of a reference set, and the rating that each score answers to, into a checkpoint",
+        add_calibrate_options,
+        "scoring.calibrate:calibrate_command",
     ),
     Command(
         "check-images",

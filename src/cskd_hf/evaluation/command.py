@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
 from accelerate import Accelerator
 
-from ..data.ratings import RatingsError, select_split
-from ..data.ratings.checks import suggest
+from ..data.ratings import select_split
 from ..data.ratings.locations import open_ratings, split_location
 from ..files import public_name
 from .evaluate import EvaluationSettings, evaluate, evaluation_table, write_evaluation
 from .evaluation_output import REPORT
-
-_ALL = "all"
 
 
 def evaluate_command(namespace: argparse.Namespace) -> int:
@@ -43,10 +38,8 @@ def evaluate_command(namespace: argparse.Namespace) -> int:
         n_resamples=namespace.bootstrap,
         seed=namespace.seed,
     )
-    ratings = _splits(
-        open_ratings(namespace.ratings, image_dir=namespace.image_dir, score_values=namespace.score_values),
-        namespace.split,
-    )
+    ratings = open_ratings(namespace.ratings, image_dir=namespace.image_dir, score_values=namespace.score_values)
+    ratings = select_split(ratings, *namespace.split)
     accelerator = Accelerator(cpu=namespace.cpu)
     result = evaluate(
         namespace.model,
@@ -67,20 +60,6 @@ def evaluate_command(namespace: argparse.Namespace) -> int:
             print(f"\nreport: {Path(namespace.output) / REPORT}")
     accelerator.end_training()
     return 0
-
-
-def _splits(ratings: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
-    """The rows of the named splits, in their order."""
-    if names == [_ALL]:
-        return ratings
-    if len(names) == 1:
-        return select_split(ratings, names[0])
-    splits = ratings["split"][:]
-    for name in names:
-        if name not in splits:
-            known = sorted(set(splits))
-            raise RatingsError(f"there is no split {name!r}{suggest(name, known)}; allowed: {known}, or {_ALL}.")
-    return ratings.select([row for row, split in enumerate(splits) if split in names])
 
 
 def _public(location: str) -> str:

@@ -9,6 +9,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .calibration_cskd import checked_calibration
+
 POOLINGS = ("auto", "cls", "mean", "pooler")
 PROJECTORS = ("linear", "mlp")
 _REMOTE_CODE_FIELDS = ("auto_map", "custom_pipelines")
@@ -41,6 +43,9 @@ class CSKDConfig(PreTrainedConfig):
         attributes (`dict[str, list[float]]`, *optional*):
             Lowest and highest value of each attribute that is predicted beside the score, e.g. `{"color": [1, 5]}`; kept
             in the order of the names, as a saved config is.
+        calibration (`dict`, *optional*):
+            What scores mean beside others: `quantiles` of a reference set, and a `map` from scores to ratings; see
+            `checked_calibration`.
         provenance (`dict`, *optional*):
             How the checkpoint came to be (recipe, data, seeds, versions); carried into every pipeline result.
         history (`list[dict]`, *optional*):
@@ -62,6 +67,7 @@ class CSKDConfig(PreTrainedConfig):
     projector_hidden_size: int | None = None
     score_values: list[float | int] | tuple[float | int, ...] = tuple(range(1, 11))
     attributes: dict | None = None
+    calibration: dict | None = None
     initializer_range: float = 0.02
     provenance: dict | None = None
     history: list[dict] | tuple[dict, ...] | None = None
@@ -73,6 +79,7 @@ class CSKDConfig(PreTrainedConfig):
         _check_choice("projector", self.projector, PROJECTORS)
         self.score_values = _checked_score_values(self.score_values)
         self.attributes = _checked_attributes(self.attributes)
+        self.calibration = checked_calibration(self.calibration)
         self.reference_encoders = _checked_references(self.reference_encoders)
         # The bins are the labels, so that stock image-classification tools name them by their value.
         kwargs["id2label"] = {i: f"{value:g}" for i, value in enumerate(self.score_values)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .calibration_cskd import calibrated_score, percentile
 from .image_loading_cskd import ImageLoadError, load_image
 
 
@@ -53,7 +54,9 @@ class ImageAestheticsPipeline(Pipeline):
         Returns:
             For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
             highest possible score), `distribution` (probability by bin value) and `provenance`; of a model with
-            attributes also `attributes`, the value of each by name.
+            attributes also `attributes`, the value of each by name; of a calibrated one also `percentile`, the share in
+            percent of its reference set that scores lower, and `calibrated_score`, the rating that images of such a
+            score got, where that was fitted.
 
         Raises:
             ImageLoadError: an image cannot be read; the message names it.
@@ -115,6 +118,10 @@ class ImageAestheticsPipeline(Pipeline):
             "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
             "provenance": self.model.config.provenance,
         }
+        if calibration := self.model.config.calibration:
+            result["percentile"] = percentile(score, calibration["quantiles"])
+            if calibration.get("map"):
+                result["calibrated_score"] = calibrated_score(score, **calibration["map"])
         if "attributes" in model_outputs:
             result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
         return result

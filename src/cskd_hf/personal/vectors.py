@@ -135,6 +135,7 @@ def add_vector(model: CSKDForImageAesthetics, vector: TaskVector, scale: float =
         state[name].add_(value.to(state[name].device, state[name].dtype), alpha=scale)
     provenance = dict(model.config.provenance or {})
     added = [*provenance.get(_MARK, {}).get("added", []), {"vector": _named(vector), "scale": scale}]
+    model.config.calibration = None  # it is of other weights
     model.config.provenance = provenance | {_MARK: {"base": own, "added": added}}
 
 

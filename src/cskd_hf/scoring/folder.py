@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..models.pipeline_cskd import ImageAestheticsPipeline
 
 OUTPUT_EXTENSIONS = (".csv", ".jsonl")
-_COLUMNS = ("path", "score", "score_std", "scale_low", "scale_high", "error")
+_RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "error")
+_COLUMNS = ("path", "score", "score_std", "scale_low", "scale_high", "percentile", "calibrated_score", "error")
 
 
 class ScoringError(ValueError):
@@ -42,7 +43,8 @@ def score_images(
 
     Returns:
         For each image, in the order given and sorted within a folder, `path`, `score` and `score_std` on the scale of
-        the ratings, and `scale` (lowest and highest possible score); or `path` and `error` where it cannot be read.
+        the ratings, and `scale` (lowest and highest possible score), of a calibrated model also `percentile` and
+        `calibrated_score`; or `path` and `error` where it cannot be read.
 
     Raises:
         FileNotFoundError: a file or folder does not exist; nothing has been scored then.
@@ -131,7 +133,7 @@ def _results(
 
 def _score_batch(rate: ImageAestheticsPipeline, paths: list[str]) -> list[dict[str, Any]]:
     return [
-        {"path": path} | {key: result[key] for key in ("score", "score_std", "scale", "error") if key in result}
+        {"path": path} | {key: result[key] for key in _RESULT if key in result}
         for path, result in zip(paths, rate.score_many(map(Path, paths)))
     ]
 
@@ -172,9 +174,11 @@ def _print_table(results: list[dict[str, Any]], total: int) -> None:
     low, high = results[0]["scale"]
     shown = f"the best {len(results)} of {total} images" if len(results) < total else f"{total} images"
     print(f"{shown}, on a scale of {low:g} to {high:g}, the best first")
-    print(f"{'score':>7}  {'std':>6}  path")
+    calibrated = "percentile" in results[0]
+    print(f"{'score':>7}  {'std':>6}  {'better than  ' if calibrated else ''}path")
     for result in results:
-        print(f"{result['score']:7.3f}  {result['score_std']:6.3f}  {_printable(result['path'])}")
+        share = f"{result['percentile']:9.1f} %  " if calibrated else ""
+        print(f"{result['score']:7.3f}  {result['score_std']:6.3f}  {share}{_printable(result['path'])}")
 
 
 def _printable(path: str) -> str:

@@ -48,6 +48,7 @@ SCHEMA_COLUMNS = ("image", "distribution", "mean", "std", "n_votes", "split", "k
 DEFAULT_SPLIT = "train"
 MISSING_IMAGES = ("require", "drop", "ignore")
 _SCHEMA_MARK = "cskd_hf.ratings"
+ALL_SPLITS = "all"
 
 
 def build_ratings(
@@ -269,17 +270,22 @@ def attributes_of(ds: datasets.Dataset) -> dict[str, tuple[float, float]]:
     return {name: scale for name, scale in found.items() if name in ds.column_names}
 
 
-def select_split(ds: datasets.Dataset, name: str) -> datasets.Dataset:
-    """The rows of one split, in their order.
+def select_split(ds: datasets.Dataset, *names: str) -> datasets.Dataset:
+    """The rows of one split or several, in their order; of `"all"`, every row.
 
     Raises:
-        RatingsError: There is no split of that name.
+        RatingsError: There is no split of one of the names.
     """
+    if names == (ALL_SPLITS,):
+        return ds
     splits = ds["split"][:]
-    rows = [row for row, split in enumerate(splits) if split == name]
-    if not rows:
-        raise RatingsError(f"There is no split {name!r}{suggest(name, set(splits))}; allowed: {sorted(set(splits))}.")
-    return ds.select(rows)
+    for name in names:
+        if name not in splits:
+            known = sorted(set(splits))
+            raise RatingsError(
+                f"There is no split {name!r}{suggest(name, known)}; allowed: {known}, or {ALL_SPLITS}."
+            )
+    return ds.select([row for row, split in enumerate(splits) if split in names])
 
 
 def rated_subset(ds: datasets.Dataset, n: int, seed: int) -> datasets.Dataset:
