@@ -25,6 +25,7 @@ _MODULE_OF = {
     "ImageAestheticsPipeline": "models.pipeline_cskd",
     "ImageLoadError": "models.image_loading_cskd",
     "load_image": "models.image_loading_cskd",
+    "TensorScorer": "scoring.tensors",
     "ReferenceEncoder": "training.reference",
     "RatingsError": "data.ratings",
     "attributes_of": "data.ratings",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     )
     from .models.module_cskd import register_encoder
     from .models.pipeline_cskd import ImageAestheticsPipeline
+    from .scoring.tensors import TensorScorer
     from .training.reference import ReferenceEncoder
 
 __all__ = [*_MODULE_OF, "__version__"]

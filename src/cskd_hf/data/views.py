@@ -104,15 +104,18 @@ class Preprocessing:
 
     def __call__(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 `(batch, 3, side, side)` -> normalised float32 `(batch, 3, height, width)`."""
-        pixels = crops.float() / 255
+        return self.prepare(crops.float() / 255)
+
+    def prepare(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Values of 0 to 1 `(batch, 3, any, any)` -> normalised `(batch, 3, height, width)`; differentiable."""
         if pixels.shape[-2:] != self.size:
             antialias = self.interpolation != "nearest"
             options = {"antialias": True, "align_corners": False} if antialias else {}
             pixels = F.interpolate(pixels, size=self.size, mode=self.interpolation, **options).clamp(0, 1)
         if self.flip_channels:
             pixels = pixels.flip(1)
-        mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
-        std = torch.tensor(self.std, device=pixels.device)[:, None, None]
+        mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
+        std = torch.tensor(self.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
         return (pixels - mean) / std
 
     @classmethod

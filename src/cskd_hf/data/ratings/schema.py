@@ -282,9 +282,7 @@ def select_split(ds: datasets.Dataset, *names: str) -> datasets.Dataset:
     for name in names:
         if name not in splits:
             known = sorted(set(splits))
-            raise RatingsError(
-                f"There is no split {name!r}{suggest(name, known)}; allowed: {known}, or {ALL_SPLITS}."
-            )
+            raise RatingsError(f"There is no split {name!r}{suggest(name, known)}; allowed: {known}, or {ALL_SPLITS}.")
     return ds.select([row for row, split in enumerate(splits) if split in names])
 
 
