@@ -46,11 +46,12 @@ def test_gradient_is_that_of_finite_differences(folder):
     assert gradient.abs().max() > 0
     with torch.no_grad():
         for _ in range(3):
-            direction = torch.randn(pixels.shape, generator=generator, dtype=torch.float64)
+            # A third of the pixels, each the way that raises the score: a slope far above the rounding of float32.
+            direction = gradient.sign() * (torch.rand(pixels.shape, generator=generator) < 1 / 3)
             step = 3e-4  # the score is float32 whatever the weights are
             ahead, behind = (score_tensor(pixels + sign * step * direction) for sign in (1, -1))
             slope = (ahead - behind).sum() / (2 * step)
-            assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=0.05, abs=2e-3)
+            assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=0.05)
 
 
 def test_one_picture_scores_alone_as_in_a_batch_and_weights_get_no_gradient(folder):
