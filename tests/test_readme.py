@@ -118,7 +118,7 @@ def test_details_of_phase_1(place):
     for command in commands_of(PHASE_1):
         output = run_command(command, place)
         if "check-images" in command:
-            assert "0 copies of the 12 evaluation images" in output
+            assert "0 copies of the 18 evaluation images" in output
     assert (place / "check.json").is_file() and (place / "runs" / "analysis" / "analysis.html").is_file()
     assert len(list((place / "features").glob("*/features-*.safetensors"))) == 1
     for snippet in snippets_of(PHASE_1):
