@@ -83,6 +83,21 @@ def test_the_table(rate: Any, pictures: list[Picture]):
     assert rows[4]["error"] == "'-no"
 
 
+def test_percentiles_of_a_calibrated_model(rate: Any, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch):
+    scored, refused = score_pictures(rate, pictures[:1], LIMITS)
+    assert "better than" not in page.table(scored).lower() and "percentile" not in csv_table(scored, refused)
+    score = scored[0].result["score"]
+    calibration = {"images": 3, "quantiles": [score - 1, score - 0.5, score + 0.5]}
+    monkeypatch.setattr(rate.model.config, "calibration", calibration)
+    scored, refused = score_pictures(rate, pictures, LIMITS)
+    row = next(csv.DictReader(io.StringIO(csv_table(scored[-1:], refused))))
+    assert float(row["percentile"]) == scored[-1].result["percentile"]
+    image = Image.new("RGB", (4, 4))
+    details = [page.detail(1, one, rate.model.config.attributes, image, image) for one in scored]
+    assert any("better than 75 % of the reference set" in detail for detail in details)
+    assert '<td class="number">75 %</td>' in page.table(scored)
+
+
 def test_the_page_escapes_what_it_is_given(rate: Any, pictures: list[Picture]):
     scored, refused = score_pictures(rate, pictures, LIMITS)
     scales = rate.model.config.attributes

@@ -66,6 +66,7 @@ def _row(rank: int, one: Scored, attribute_scales: Mapping[str, Sequence[float]]
         "name": one.picture.name,
         "score": f"{one.result['score']:.2f}",
         "spread": f"{one.result['score_std']:.2f}",
+        "percentile": f"{one.result['percentile']:.0f}" if "percentile" in one.result else "",
         "distribution": list(one.result["distribution"].items()),
         "attributes": {name: f"{value:.2f}" for name, value in attributes.items()},
         "attribute_shares": {

@@ -79,7 +79,8 @@ def csv_table(scored: Sequence[Scored], refusals: Sequence[Refusal]) -> str:
     """
     attributes = list(scored[0].result.get("attributes", {})) if scored else []
     bins = list(scored[0].result["distribution"]) if scored else []
-    columns = ["rank", "file", "score", "score_std", "scale_low", "scale_high"]
+    calibrated = [name for name in ("percentile", "calibrated_score") if scored and name in scored[0].result]
+    columns = ["rank", "file", "score", "score_std", "scale_low", "scale_high", *calibrated]
     columns += (
         [f"attribute_{_plain_cell(name)}" for name in attributes] + [f"share_{value}" for value in bins] + ["error"]
     )
@@ -89,6 +90,7 @@ def csv_table(scored: Sequence[Scored], refusals: Sequence[Refusal]) -> str:
     for rank, one in enumerate(scored, 1):
         result = one.result
         row = [rank, _plain_cell(one.picture.name), result["score"], result["score_std"], *result["scale"]]
+        row += [result[name] for name in calibrated]
         row += [result["attributes"][name] for name in attributes] + [result["distribution"][value] for value in bins]
         table.writerow([*row, ""])
     for refusal in refusals:
