@@ -31,6 +31,7 @@ from .encoders_cskd import (
 if TYPE_CHECKING:
     # transformers ships the files that this one imports: the pipeline's too, so that a model that was loaded with its own
     # code keeps it when it is saved again. Older releases follow no further than these imports.
+    from .calibration_cskd import percentile  # noqa: F401
     from .image_loading_cskd import load_image  # noqa: F401
     from .module_cskd import CSKDModule  # noqa: F401
     from .pipeline_cskd import ImageAestheticsPipeline  # noqa: F401
