@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
@@ -102,18 +103,23 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def write_rated_images(folder: Path, splits: Sequence[str], seed: int, name: str = "ratings.csv") -> str:
+    """A CSV with histograms over 1..5 of 30 raters, one image a split that is given, and the images: brighter is better."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    with open(folder / name, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "split", *[f"votes_{value}" for value in range(1, 6)]])
+        for number, split in enumerate(splits):
+            brightness = rng.uniform(0.15, 0.85)
+            draw_photograph(rng, brightness).save(folder / f"{number:02d}.png")
+            chances = np.exp(-((np.arange(5) - 4 * brightness) ** 2))
+            writer.writerow([f"{number:02d}.png", split, *rng.multinomial(30, chances / chances.sum())])
+    return str(folder / name)
+
+
 @pytest.fixture(scope="session")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A CSV of 48 images with histograms over 1..5 (36 to train on, 12 for validation): brighter is better."""
-    folder = tmp_path_factory.mktemp("ratings")
-    rng = np.random.default_rng(1)
-    with open(folder / "ratings.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "split", *[f"votes_{value}" for value in range(1, 6)]])
-        for i in range(48):
-            brightness = rng.uniform(0.15, 0.85)
-            draw_photograph(rng, brightness).save(folder / f"{i:02d}.png")
-            chances = np.exp(-((np.arange(5) - 4 * brightness) ** 2))
-            votes = rng.multinomial(30, chances / chances.sum())
-            writer.writerow([f"{i:02d}.png", "validation" if i % 4 == 0 else "train", *votes])
-    return str(folder / "ratings.csv")
+    splits = ["validation" if number % 4 == 0 else "train" for number in range(48)]
+    return write_rated_images(tmp_path_factory.mktemp("ratings"), splits, seed=1)

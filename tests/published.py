@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-import numpy as np
-
-from conftest import draw_photograph
+from conftest import write_rated_images
 from cskd_hf.cli import main
 
 LICENSES = ["--license", "apache-2.0", "--data-license", "ratings=CC0-1.0"]
@@ -29,16 +26,5 @@ def trained_and_measured(folder: Path, encoder: str) -> Path:
 
 
 def _rated_images(folder: Path) -> str:
-    """A CSV of 40 images with histograms over 1..5: brighter is better."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(2)
-    with open(folder / "ratings.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "split", *[f"votes_{value}" for value in range(1, 6)]])
-        for number in range(40):
-            brightness = rng.uniform(0.15, 0.85)
-            draw_photograph(rng, brightness).save(folder / f"{number:02d}.png")
-            chances = np.exp(-((np.arange(5) - 4 * brightness) ** 2))
-            split = ("test", "validation", "train", "train")[number % 4]
-            writer.writerow([f"{number:02d}.png", split, *rng.multinomial(30, chances / chances.sum())])
-    return str(folder / "ratings.csv")
+    """40 images, a quarter of them for the test."""
+    return write_rated_images(folder, ["test", "validation", "train", "train"] * 10, seed=2)

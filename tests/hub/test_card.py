@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -16,7 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from transformers import pipeline
 
-from conftest import draw_photograph
+from conftest import write_rated_images
 from cskd_hf.cli import main
 from cskd_hf.evaluation.predict import load_scorer, weights_fingerprint
 from cskd_hf.hub.card import hub_evaluations, model_card, write_card
@@ -40,17 +38,7 @@ def judge(model: Path, ratings: Path, output: Path, split: str = "test") -> None
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory) -> Path:
     """30 further images: nobody has trained on these."""
-    folder = tmp_path_factory.mktemp("judged")
-    rng = np.random.default_rng(7)
-    with open(folder / "judged.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "split", *[f"votes_{value}" for value in range(1, 6)]])
-        for number in range(30):
-            brightness = rng.uniform(0.15, 0.85)
-            draw_photograph(rng, brightness).save(folder / f"{number:02d}.png")
-            chances = np.exp(-((np.arange(5) - 4 * brightness) ** 2))
-            writer.writerow([f"{number:02d}.png", "test", *rng.multinomial(30, chances / chances.sum())])
-    return folder / "judged.csv"
+    return Path(write_rated_images(tmp_path_factory.mktemp("judged"), ["test"] * 30, seed=7, name="judged.csv"))
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,11 @@ def test_refused_without_licence_or_source(means, tmp_path, capsys):
     assert "--license" in capsys.readouterr().err
 
 
+def test_refused_without_a_name_of_a_repository(means, tmp_path, capsys):
+    assert main(["data", "push", str(means), "mine", "--license", "cc0", "--dry-run", str(tmp_path / "out")]) == 2
+    assert "'mine' is no name of a repository" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_an_own_card_is_kept(means, tmp_path):
     (means / "README.md").rename(means / "README.old")
     try:
@@ -124,7 +129,7 @@ def test_a_foreign_folder_is_not_replaced(means, tmp_path):
 
 
 def test_one_upload_of_the_whole_folder(means, tmp_path, monkeypatch):
-    upload = importlib.import_module("cskd_hf.hub.upload")
+    upload = importlib.import_module("cskd_hf.hub.dataset_push")
     uploads = []
 
     def upload_folder(folder, repo_id, **options):

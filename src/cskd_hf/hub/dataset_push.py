@@ -17,6 +17,7 @@ from ..data.ratings.parquet import RATINGS_JSON
 from ..files import replaced_folder, write_json
 from .card import CARD
 from .dataset_card import RatedSetFacts, missing_set_facts, read_rated_set, set_card
+from .upload import check_repo_id, upload_folder
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ def push_ratings(
 
     Raises:
         ValueError: the folder is none of `cskd-hf data convert`, or the card would lack licence or source.
-        PublishError: the Hub did not take it.
+        PublishError: `repo_id` is no name of a repository, or the Hub did not take it.
     """
+    check_repo_id(repo_id)
     folder = Path(folder)
     facts = read_rated_set(folder, license=license, source=source)
     own = _own_card(folder)
@@ -73,8 +75,6 @@ def push_ratings(
         with replaced_folder(Path(dry_run)) as partial:
             files = _stage(folder, partial, facts, repo_id, own, shutil.copyfile)
         return PushedRatings(Path(dry_run), files, facts.images)
-    from .upload import upload_folder
-
     # Beside the set, where links cost no space.
     with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.resolve().parent) as staged:
         files = _stage(folder, Path(staged), facts, repo_id, own, _link)

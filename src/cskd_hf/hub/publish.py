@@ -9,12 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-
 from .card_options import parse_data_licenses
-from .checks import PublishError
 from .folder import WRITTEN, PublishedFolder, build_folder
-from .upload import Pushed, upload_folder
+from .upload import Pushed, check_repo_id, upload_folder
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def publish(
         PublishError: the folder is refused, or the Hub did not take it; nothing is then reported as pushed.
         ExportError: native, of an encoder without a stock classifier.
     """
-    _check_name(repo_id)
+    check_repo_id(repo_id)
     building = {"repo_id": repo_id, "native": native, "evaluations": evaluations, "license": license} | {
         "data_licenses": data_licenses, "examples": examples
     }  # fmt: skip
@@ -96,12 +93,3 @@ def push_command(namespace: argparse.Namespace) -> int:
     else:
         print(f"{result.pushed.url}: {len(result.files)} files in one commit, loaded and compared before")
     return 0
-
-
-def _check_name(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"'{repo_id}' is no name of a repository: {error} Give organisation/name.") from error
-    if repo_id.count("/") != 1:
-        raise PublishError(f"'{repo_id}' is no name of a repository; give organisation/name.")

@@ -15,6 +15,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .checks import PublishError, check_no_pickles, relative_files
 from .pickles import pickle_name
@@ -45,6 +46,20 @@ class _Target:
     space_sdk: str | None
     message: str
     replaces: tuple[str, ...]
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no `organisation/name`.
+
+    Raises:
+        PublishError: it is none; says why.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"'{repo_id}' is no name of a repository: {error} Give organisation/name.") from error
+    if repo_id.count("/") != 1:
+        raise PublishError(f"'{repo_id}' is no name of a repository; give organisation/name.")
 
 
 def upload_folder(
