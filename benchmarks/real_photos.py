@@ -153,7 +153,8 @@ class Benchmark:
                 encoder=self.path("new_student"), output_dir=out, head_init="random", learning_rate=2e-3, **student)),
             "aligned": lambda out: distil(StudentSettings(encoder=aligned, output_dir=out, **gentle, **student)),
             "cskd": lambda out: distil(StudentSettings(
-                encoder=aligned, teacher=teacher, images=self.unlabelled, crop_scale=[0.3, 1.0], output_dir=out, **gentle, **student)),
+                encoder=aligned, teacher=teacher, images=self.unlabelled, crop_scale=[0.3, 1.0], output_dir=out,
+                distill_weight=3.0, distill_schedule="constant", **gentle, **student)),
         }  # fmt: skip
         for name, run in runs.items():
             out = self.path(f"{name}-{labels}-{seed}")

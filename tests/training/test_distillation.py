@@ -123,7 +123,7 @@ def first_losses(folder: str) -> dict[str, float]:
 def test_the_loss_is_the_weighted_sum_of_its_parts(make):
     weights = {"rated": 2.0, "distill": 0.5, "ranking": 0.3, "feature": 0.7, "align": 1.5}
     given = {f"{name}_weight": weight for name, weight in weights.items()}
-    folder = distil(make("run", align=True, **given)).output_dir
+    folder = distil(make("run", align=True, distill_schedule="constant", **given)).output_dir
     weights["soft_ranking"] = weights["ranking"]
     for line in log(folder):
         if "loss" in line:
@@ -138,14 +138,15 @@ def test_schedules_weigh_what_is_taught_and_what_is_rated(make):
     assert [line["step"] for line in seen] == [1, 2, 3, 4, 5, 6]
     for done, line in enumerate(seen):
         up, down = math.exp(-5 * (1 - done / 6) ** 2), 0.5 * (1 + math.cos(math.pi * done / 6))
-        parts = up * (3 * line["distill"] + line["soft_ranking"]) + down * (line["rated"] + line["ranking"])
+        parts = up * (line["distill"] + line["soft_ranking"]) + down * (line["rated"] + line["ranking"])
         assert line["loss"] == pytest.approx(parts)
 
 
-def test_defaults_are_the_plain_sum(make):
-    folder = distil(make("run")).output_dir
-    line = first_losses(folder)
-    assert line["loss"] == pytest.approx(line["rated"] + 3 * line["distill"])
+def test_defaults_are_the_plain_sum_with_a_ramp_up(make):
+    ramped = first_losses(distil(make("ramped")).output_dir)
+    assert ramped["loss"] == pytest.approx(ramped["rated"] + math.exp(-5) * ramped["distill"])
+    line = first_losses(distil(make("plain", distill_schedule="constant")).output_dir)
+    assert line["loss"] == pytest.approx(line["rated"] + line["distill"])
     assert set(line) == {"step", "learning_rate", "images_per_second", "data_wait", "loss", "rated", "distill"}
 
 

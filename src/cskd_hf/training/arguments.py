@@ -352,7 +352,7 @@ class StudentSettings(GuardSettings, DistillationSettings, RatedSettings):
     )
     unrated_per_rated: float = setting(3.0, "unrated images in a batch for each rated one")
     rated_weight: float = setting(1.0, "weight of the loss to the ratings")
-    distill_weight: float = setting(3.0, "weight of the loss to the teacher's distribution")
+    distill_weight: float = setting(1.0, "weight of the loss to the teacher's distribution")
     pseudo_labels: str = setting("", "folder for the teacher's stored outputs; empty runs the teacher in every step")
     n_views: int = setting(2, "different views of an image where the teacher's outputs are stored")
     max_steps: int = setting(200, "optimiser steps")

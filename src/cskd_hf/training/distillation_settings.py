@@ -31,7 +31,7 @@ class DistillationSettings:
         "1703.01780), e.g. 0.999; 0 for none",
     )
     distill_schedule: str = setting(
-        "constant",
+        "ramp-up",
         "course of all that the teacher teaches: ramp-up and ramp-down as arXiv 1610.02242, cosine falls to 0",
         choices=SCHEDULES,
     )
@@ -150,7 +150,6 @@ def _check_needs_teacher(settings: DistillationSettings) -> None:
         "teacher_flip": settings.teacher_flip,
         "uncertainty_weighting": settings.uncertainty_weighting != "none",
         "feature_weight": settings.feature_weight,
-        "distill_schedule": settings.distill_schedule != "constant",
         "rounds": settings.rounds > 1,
     }
     for name, value in given.items():
