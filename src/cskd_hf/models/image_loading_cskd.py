@@ -76,13 +76,37 @@ def load_image(
             return _decode_file(image, name, target_size, allow_truncated, max_pixels)
     except ImageLoadError:
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageLoadError(name, f"too many pixels for Pillow's own limit on this format ({error})") from error
-    except MemoryError as error:
-        raise ImageLoadError(name, "not enough memory to decode it") from error
-    except Exception as error:  # decoders of foreign files raise anything, from struct.error to ZeroDivisionError
-        reason = f"it is damaged or not readable ({type(error).__name__}: {str(error)[:200]})"
-        raise ImageLoadError(name, reason) from error
+    except Exception as error:
+        raise _named_error(error, name) from error
+
+
+def read_header(source: Any, *, timeout: float | None = 30) -> tuple[str, int, int]:
+    """Format, width and height in pixels that an encoded image declares, without decoding it.
+
+    Args:
+        source: An encoded image, as `load_image` takes it.
+        timeout: As in `load_image`.
+
+    Raises:
+        ImageLoadError: The image is missing, empty, or of an unknown type.
+    """
+    name = describe_source(source)
+    try:
+        with open_stream(source, name, timeout) as stream, _open_header(stream, name) as image:
+            return image.format or "", image.width, image.height
+    except ImageLoadError:
+        raise
+    except Exception as error:
+        raise _named_error(error, name) from error
+
+
+def _named_error(error: Exception, name: str) -> ImageLoadError:
+    """The one type of error; decoders of foreign files raise anything, from struct.error to ZeroDivisionError."""
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageLoadError(name, f"too many pixels for Pillow's own limit on this format ({error})")
+    if isinstance(error, MemoryError):
+        return ImageLoadError(name, "not enough memory to decode it")
+    return ImageLoadError(name, f"it is damaged or not readable ({type(error).__name__}: {str(error)[:200]})")
 
 
 def _open_header(stream: BinaryIO, name: str) -> Image.Image:
@@ -212,4 +236,4 @@ def _end_jpeg(image: Image.Image) -> _EndedJPEG | None:
     return read
 
 
-__all__ = ["ImageLoadError", "load_image"]
+__all__ = ["ImageLoadError", "load_image", "read_header"]

@@ -93,8 +93,9 @@ def _image_column(dataset: Any) -> str:
 
 def _encoded(dataset: Any, column: str, datasets: Any) -> Any:
     feature = (dataset.features or {}).get(column)
-    # A mode asks for a conversion that is done while decoding.
-    if isinstance(feature, datasets.Image) and feature.decode and feature.mode is None:
+    # A mode asks for a conversion that is done while decoding; a format makes arrays or tensors of what was decoded.
+    decoded = isinstance(feature, datasets.Image) and feature.decode and feature.mode is None
+    if decoded and getattr(dataset, "_formatting", None) is None:
         return dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
 
