@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..data.sources import IMAGE_EXTENSIONS, list_images
+from .engine import ScoringError, load_pipeline
 
 if TYPE_CHECKING:
     from ..models.pipeline_cskd import ImageAestheticsPipeline
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 OUTPUT_EXTENSIONS = (".csv", ".jsonl")
 _RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "error")
 _COLUMNS = ("path", "score", "score_std", "scale_low", "scale_high", "percentile", "calibrated_score", "error")
-
-
-class ScoringError(ValueError):
-    """Scoring cannot start; the message says what was given and what is allowed."""
 
 
 def score_images(
@@ -100,25 +97,6 @@ def _find(images: Sequence[str]) -> list[str]:
             "at any depth."
         )
     return list(found)
-
-
-def load_pipeline(model: str) -> ImageAestheticsPipeline:
-    """The "image-aesthetics" pipeline of a checkpoint: Hub name or folder.
-
-    Raises:
-        ScoringError: there is no such checkpoint, or it is no image-aesthetics model; the message says which.
-    """
-    from transformers import pipeline
-
-    try:
-        return pipeline("image-aesthetics", model=model)
-    except (ValueError, OSError) as error:  # no checkpoint, not one of ours, or an incomplete one
-        reason = str(error).strip()
-        if "Traceback" in reason:  # transformers puts one in the message; its last line names the cause
-            reason = reason.splitlines()[-1]
-        if not Path(model).is_dir():
-            reason = f"there is no such folder, and as the name of a Hub model: {reason}"
-        raise ScoringError(f"'{model}' cannot score images: {reason}") from error
 
 
 def _results(
