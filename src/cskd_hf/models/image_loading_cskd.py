@@ -107,6 +107,26 @@ def load_image(
         raise ImageLoadError(name, _explain(error)) from error
 
 
+def read_header(source: Any, *, timeout: float | None = 30) -> tuple[str, int, int]:
+    """Format, width and height in pixels that an encoded image declares, without decoding it.
+
+    Args:
+        source: An encoded image, as `load_image` takes it.
+        timeout: As in `load_image`.
+
+    Raises:
+        ImageLoadError: The image is missing, empty, or of an unknown type.
+    """
+    name = _describe(source)
+    try:
+        with _open_stream(source, name, timeout) as stream, _open_header(stream, name) as image:
+            return image.format or "", image.width, image.height
+    except ImageLoadError:
+        raise
+    except Exception as error:  # as in load_image
+        raise ImageLoadError(name, _explain(error)) from error
+
+
 def _describe(source: Any) -> str:
     """Name `source` in at most about 200 printable characters, without its data or a URL's secrets."""
     if isinstance(source, Mapping) and source.get("path"):
