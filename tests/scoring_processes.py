@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 # A server that has imported everything once: each process starts in an instant, and without the state of the tests.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["cskd_hf.models.pipeline_cskd", "cskd_hf.scoring.command", "cskd_hf.cli", "pyarrow.parquet"])
+_SERVER.set_forkserver_preload(
+    ["cskd_hf.models.pipeline_cskd", "cskd_hf.scoring.command", "cskd_hf.cli", "pyarrow.parquet"]
+)
 
 
 def _run(arguments: list[str], environment: dict[str, str], batches: int | None, delay: float) -> None:
