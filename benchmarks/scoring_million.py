@@ -125,7 +125,7 @@ def run(folder: Path, output: Path, count: int, stop_after: int | None, batch_si
         facts["files_seconds_resident_mb"] = marks
         facts["listed_files"] = listed
         if "stopped_after" not in facts:
-            write_results(ledger.results(), output)
+            write_results(ledger.results(), output, sample={})
             step("written")
             best = [result["score"] for result in ledger.results(best_first=True, top=1000)]
             assert best == sorted(best, reverse=True)

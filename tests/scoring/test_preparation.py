@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import CLIPImageProcessor, ConvNextImageProcessor, EfficientNetImageProcessor, SiglipImageProcessor
 
 from cskd_hf.models.image_loading_cskd import load_image
-from cskd_hf.scoring.preparation import Preparation, Shortcut, resize_side
+from cskd_hf.models.image_preparation_cskd import within_reach
+from cskd_hf.scoring.preparation import Preparation, Shortcut
 
 SIZES = [(1, 1), (1, 300), (33, 32), (257, 190), (500, 333)]
 
@@ -33,7 +34,8 @@ def test_same_as_the_processor(processor):
     rng = np.random.default_rng(0)
     for width, height in SIZES:
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        expected = processor(images=image, return_tensors="np")["pixel_values"][0]
+        seen = within_reach(image, processor, "image")  # as the pipeline does
+        expected = processor(images=seen, return_tensors="np")["pixel_values"][0]
         found = preparation.prepared(image)
         assert found.dtype == np.float32 and np.array_equal(found, expected)
 
@@ -72,9 +74,3 @@ def test_reduced_decoding_is_asked_for(tmp_path: Path):
     assert reduced.decoded_pixels(tmp_path / "1.jpg") == 100 * 75
     assert reduced.decoded_pixels(tmp_path / "1.png") == 800 * 600
     assert reduced.decoded_pixels(tmp_path / "nowhere.png") == 0
-
-
-def test_resize_side():
-    assert resize_side(SiglipImageProcessor(size={"height": 32, "width": 48})) == 48
-    assert resize_side(CLIPImageProcessor(size={"shortest_edge": 40})) == 40
-    assert resize_side(CLIPImageProcessor(do_resize=False)) is None

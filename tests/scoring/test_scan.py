@@ -23,7 +23,7 @@ class Stub:
 
     def prepare(self, path: str) -> np.ndarray:
         next(self.read)
-        number = int(path)
+        number = int(str(path))
         if number < 0:
             raise ImageLoadError(path, "it is negative")
         if number > 900:
@@ -102,19 +102,20 @@ def test_pixels_at_once_are_bounded_and_nobody_is_passed_over():
 
 def test_a_waiting_large_picture_is_not_overtaken():
     budget, order = PixelBudget(100), []
+
+    def work(name: str, pixels: int) -> None:
+        with budget.of(pixels):
+            order.append(name)
+
     with budget.of(60):
-        large = threading.Thread(
-            target=lambda: [order.append("large") for _ in (1,) if budget.of(90).__enter__() is None]
-        )
+        large = threading.Thread(target=work, args=("large", 90))
         large.start()
         while not budget._waiting:
-            pass
-        small = threading.Thread(
-            target=lambda: [order.append("small") for _ in (1,) if budget.of(10).__enter__() is None]
-        )
+            large.join(0.01)
+        small = threading.Thread(target=work, args=("small", 10))
         small.start()
         while len(budget._waiting) < 2:
-            pass
+            small.join(0.01)
         assert order == []
     for thread in (large, small):
         thread.join(30)

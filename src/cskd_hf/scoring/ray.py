@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .engine import Engine, ScoringError, load_engine
 from .outputs import columns, flat_row
 from .scan import RESULT, scan_batches
@@ -92,6 +94,9 @@ class DatasetScorer:
     ) -> None:
         self._engine = engine or load_engine(model, **options)
         self._column, self._workers, self._batch_size = column, workers, batch_size
+        grey = self._engine.prepare(np.full((64, 64, 3), 128, np.uint8))
+        # A block of which no image can be read needs the same columns as the others.
+        self._columns = columns(self._engine.score(grey[None])[0])[1:]
 
     def __call__(self, table: Any) -> Any:
         """Add the columns of the scores to a `pyarrow.Table`."""
@@ -101,13 +106,13 @@ class DatasetScorer:
         batches = (sources[first : first + self._batch_size] for first in range(0, len(sources), self._batch_size))
         rows = [
             flat_row({key: scored.result[key] for key in RESULT if key in scored.result})
-            for batch in scan_batches(self._engine, batches, workers=self._workers)
+            for batch in scan_batches(self._engine, batches, workers=self._workers, source_of=lambda source: source)
             for scored in batch
         ]
         kind = table.schema.field(self._column).type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             table = table.drop_columns([self._column])
-        for name in columns(self._engine.attributes)[1:]:
+        for name in self._columns:
             kind = pa.string() if name == "error" else pa.float64()
             table = table.append_column(name, pa.array([row.get(name) for row in rows], kind))
         return table
