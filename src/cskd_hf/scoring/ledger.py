@@ -103,7 +103,7 @@ class Ledger:
                     key for key in old.keys() | settings.keys() if old.get(key) != json.loads(new).get(key)
                 )
                 raise ScoringError(
-                    f"'{self.path}' holds {count} scores of another model or setting (other: {', '.join(differing)}); "
+                    f"'{self.path}' holds {count} results of another model or setting (other: {', '.join(differing)}); "
                     "--restart scores all images again, another --output keeps both."
                 )
             self._base.execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (new,))
@@ -182,7 +182,7 @@ class Ledger:
         with Ledger(part) as other:
             if other._settings() not in (None, self._settings()):
                 raise ScoringError(
-                    f"'{part}' holds scores of another model or setting; --restart scores all images again."
+                    f"'{part}' holds results of another model or setting; --restart scores all images again."
                 )
             rows = other._base.execute("SELECT path, size, mtime_ns, digest, score, result FROM results")
             with self._transaction():
