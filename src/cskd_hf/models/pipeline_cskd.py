@@ -54,7 +54,8 @@ class ImageAestheticsPipeline(Pipeline):
         Returns:
             For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
             highest possible score), `distribution` (probability by bin value) and `provenance`; of a model with
-            attributes also `attributes`, the value of each by name; of a calibrated one also `percentile`, the share in
+            attributes also `attributes`, the value of each by name; of one with a prompt bank also `prompt_attributes`, how
+            far the image leans to the first prompt of each pair, 0 to 1; of a calibrated one also `percentile`, the share in
             percent of its reference set that scores lower, and `calibrated_score`, the rating that images of such a
             score got, where that was fitted.
 
@@ -104,7 +105,8 @@ class ImageAestheticsPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.model(**model_inputs)
         kept = {"distribution": output.distribution, "score": output.score}
-        return kept if output.attributes is None else kept | {"attributes": output.attributes}
+        further = {"attributes": output.attributes, "prompt_attributes": output.prompt_attributes}
+        return kept | {name: values for name, values in further.items() if values is not None}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         distribution = model_outputs["distribution"][0].double()
@@ -124,6 +126,9 @@ class ImageAestheticsPipeline(Pipeline):
                 result["calibrated_score"] = calibrated_score(score, **calibration["map"])
         if "attributes" in model_outputs:
             result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
+        if "prompt_attributes" in model_outputs:
+            names = [pair["name"] for pair in self.model.config.prompt_bank["attributes"]]
+            result["prompt_attributes"] = dict(zip(names, model_outputs["prompt_attributes"][0].tolist()))
         return result
 
 
