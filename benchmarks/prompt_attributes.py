@@ -136,9 +136,7 @@ class Runs:
 
     def scratch(self, seed: int) -> str:
         """A student of the same architecture that was never aligned, trained on the labels."""
-        return self.student(
-            "scratch", seed, encoder=self.path("new_student"), head_init="random", learning_rate=2e-3
-        )
+        return self.student("scratch", seed, encoder=self.path("new_student"), head_init="random", learning_rate=2e-3)
 
     def _rated(self, seed: int) -> dict[str, Any]:
         return {"ratings": self.path("ratings"), "labels": self.scale.labels, "seed": seed, **self.common}

@@ -192,8 +192,8 @@ class CSKDPreTrainedModel(PromptBank, PreTrainedModel):
             backbone = encoder.backbone
             if encoder.config.prompt_bank:
                 logger.warning(
-                    "the encoder's prompt bank is left behind, since training changes its space: build it anew afterwards, "
-                    "with `cskd-hf prompts`"
+                    "the encoder's prompt bank is left behind, since training changes the space that it is in; build it anew "
+                    "for the trained model with `cskd-hf prompts`"
                 )
         else:
             fields = {"backbone_config": encoder.config}
