@@ -137,11 +137,10 @@ def matching_reference(
         if (hashes[entry["name"]] == own if entry["name"] in hashes else entry["name"] in (encoder.name, wanted))
     ]
     if not fitting:
-        why = "its image tower has other weights" if own and candidates else f"its texts have {dim} numbers"
+        reason = ", and its image tower has other weights than that" if own else ""
         raise PromptError(
-            f"the text encoder '{encoder.name}' is not of the space that the checkpoint is in: it was aligned with {said}, "
-            f"and {why if own or not candidates else 'none is of its name'}. Give the encoder of its phase 1"
-            f"{'' if own or not candidates else ', or name the one that is the same with --reference'}."
+            f"the text encoder '{encoder.name}', whose texts have {dim} numbers, is not of the space that the checkpoint is "
+            f"in: it was aligned with {said}{reason}. Give the encoder of its phase 1."
         )
     if len(fitting) > 1:
         raise PromptError(f"'{encoder.name}' fits several of {said}; name one with --reference.")
