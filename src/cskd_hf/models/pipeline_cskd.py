@@ -107,24 +107,39 @@ class ImageAestheticsPipeline(Pipeline):
         return kept if output.attributes is None else kept | {"attributes": output.attributes}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-        distribution = model_outputs["distribution"][0].double()
-        values = torch.tensor(self.model.config.score_values, dtype=torch.float64)
-        score = model_outputs["score"][0].item()
-        variance = (distribution * (values - (distribution * values).sum()).square()).sum()
-        result = {
-            "score": score,
-            "score_std": variance.sqrt().item(),
-            "scale": [values[0].item(), values[-1].item()],
-            "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
-            "provenance": self.model.config.provenance,
-        }
-        if calibration := self.model.config.calibration:
-            result["percentile"] = percentile(score, calibration["quantiles"])
-            if calibration.get("map"):
-                result["calibrated_score"] = calibrated_score(score, **calibration["map"])
-        if "attributes" in model_outputs:
-            result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
-        return result
+        first = {name: value[0] for name, value in model_outputs.items()}
+        return score_result(self.model.config, **first)
+
+
+def score_result(
+    config: Any, distribution: torch.Tensor, score: torch.Tensor, attributes: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """What the pipeline says of an image.
+
+    Args:
+        config: with `score_values`, `provenance`, `calibration` and `attributes`, as `CSKDConfig` has them.
+        distribution: `(bins,)`.
+        score: `()`.
+        attributes: `(n_attributes,)`.
+    """
+    distribution = distribution.double()
+    values = torch.tensor(config.score_values, dtype=torch.float64)
+    mean = score.item()
+    variance = (distribution * (values - (distribution * values).sum()).square()).sum()
+    result = {
+        "score": mean,
+        "score_std": variance.sqrt().item(),
+        "scale": [values[0].item(), values[-1].item()],
+        "distribution": {f"{v:g}": p for v, p in zip(config.score_values, distribution.tolist())},
+        "provenance": config.provenance,
+    }
+    if calibration := config.calibration:
+        result["percentile"] = percentile(mean, calibration["quantiles"])
+        if calibration.get("map"):
+            result["calibrated_score"] = calibrated_score(mean, **calibration["map"])
+    if attributes is not None:
+        result["attributes"] = dict(zip(config.attributes, attributes.tolist()))
+    return result
 
 
 __all__ = ["ImageAestheticsPipeline"]
