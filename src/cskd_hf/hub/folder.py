@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.native import export_native
-from ..files import replaced_folder, write_json
+from ..files import public, replaced_folder, write_json
 from ..models.configuration_cskd import CSKDModuleConfig
 from .card import CARD, EVAL_RESULTS, write_card
 from .checks import PublishError, check_no_pickles, check_same_scores, relative_files
@@ -20,7 +20,6 @@ from .endpoint import HANDLER_FILE, REQUIREMENTS_FILE, write_handler
 from .facts import RESULTS, checkpoint_folder, missing_facts, read_facts
 from .model_facts import EXAMPLES
 from .remote_code import add_remote_code
-from .training_data import public
 
 logger = logging.getLogger(__name__)
 

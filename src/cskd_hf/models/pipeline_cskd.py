@@ -202,31 +202,51 @@ class ImageAestheticsPipeline(Pipeline):
         return Results(loader, score, keep_errors)
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_attributes: int | None = None) -> dict[str, Any]:
-        distribution = model_outputs["distribution"][0].double()
-        values = torch.tensor(self.model.config.score_values, dtype=torch.float64)
-        score = model_outputs["score"][0].item()
-        variance = (distribution * (values - (distribution * values).sum()).square()).sum()
-        result = {
-            "score": score,
-            "score_std": variance.sqrt().item(),
-            "scale": [values[0].item(), values[-1].item()],
-            "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
-            "provenance": self.model.config.provenance,
-        }
-        if calibration := self.model.config.calibration:
-            result["percentile"] = percentile(score, calibration["quantiles"])
-            if calibration.get("map"):
-                result["calibrated_score"] = calibrated_score(score, **calibration["map"])
-        if "attributes" in model_outputs:
-            result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
-        if "prompt_attributes" in model_outputs:
-            names = [pair["name"] for pair in self.model.config.prompt_bank["attributes"]]
-            result["prompt_attributes"] = dict(zip(names, model_outputs["prompt_attributes"][0].tolist()))
+        result = score_result(self.model.config, **{name: value[0] for name, value in model_outputs.items()})
         if top_attributes is not None:
             for field in ("attributes", "prompt_attributes"):
                 if field in result:
                     result[field] = _highest(result[field], self.model.config.attributes or {}, top_attributes)
         return result
+
+
+def score_result(
+    config: Any,
+    distribution: torch.Tensor,
+    score: torch.Tensor,
+    attributes: torch.Tensor | None = None,
+    prompt_attributes: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """What the pipeline says of an image.
+
+    Args:
+        config: with `score_values`, `provenance`, `calibration`, `attributes` and `prompt_bank`, as `CSKDConfig` has them.
+        distribution: `(bins,)`.
+        score: `()`.
+        attributes: `(n_attributes,)`.
+        prompt_attributes: `(n_prompt_attributes,)`.
+    """
+    distribution = distribution.double()
+    values = torch.tensor(config.score_values, dtype=torch.float64)
+    mean = score.item()
+    variance = (distribution * (values - (distribution * values).sum()).square()).sum()
+    result = {
+        "score": mean,
+        "score_std": variance.sqrt().item(),
+        "scale": [values[0].item(), values[-1].item()],
+        "distribution": {f"{v:g}": p for v, p in zip(config.score_values, distribution.tolist())},
+        "provenance": config.provenance,
+    }
+    if calibration := config.calibration:
+        result["percentile"] = percentile(mean, calibration["quantiles"])
+        if calibration.get("map"):
+            result["calibrated_score"] = calibrated_score(mean, **calibration["map"])
+    if attributes is not None:
+        result["attributes"] = dict(zip(config.attributes, attributes.tolist()))
+    if prompt_attributes is not None:
+        names = [pair["name"] for pair in config.prompt_bank["attributes"]]
+        result["prompt_attributes"] = dict(zip(names, prompt_attributes.tolist()))
+    return result
 
 
 def _highest(values: dict[str, float], scales: dict[str, Any], number: int) -> dict[str, float]:
