@@ -76,7 +76,8 @@ class ImageAestheticsPipeline(Pipeline):
         Returns:
             For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
             highest possible score), `distribution` (probability by bin value) and `provenance`; of a model with
-            attributes also `attributes`, the value of each by name; of a calibrated one also `percentile`, the share in
+            attributes also `attributes`, the value of each by name; of one with a prompt bank also `prompt_attributes`, how
+            far the image leans to the first prompt of each pair, 0 to 1; of a calibrated one also `percentile`, the share in
             percent of its reference set that scores lower, and `calibrated_score`, the rating that images of such a
             score got, where that was fitted. A dict for one image, a list for a list, an iterator for what is lazy.
 
@@ -158,7 +159,8 @@ class ImageAestheticsPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.model(**model_inputs)
         kept = {"distribution": output.distribution, "score": output.score}
-        return kept if output.attributes is None else kept | {"attributes": output.attributes}
+        further = {"attributes": output.attributes, "prompt_attributes": output.prompt_attributes}
+        return kept | {name: values for name, values in further.items() if values is not None}
 
     def _score(self, batch: dict[str, Any], forward_params: dict, postprocess_params: dict) -> list[dict[str, Any]]:
         """Results of what `grouped` gives, in order."""
@@ -200,28 +202,51 @@ class ImageAestheticsPipeline(Pipeline):
         return Results(loader, score, keep_errors)
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_attributes: int | None = None) -> dict[str, Any]:
-        distribution = model_outputs["distribution"][0].double()
-        values = torch.tensor(self.model.config.score_values, dtype=torch.float64)
-        score = model_outputs["score"][0].item()
-        variance = (distribution * (values - (distribution * values).sum()).square()).sum()
-        result = {
-            "score": score,
-            "score_std": variance.sqrt().item(),
-            "scale": [values[0].item(), values[-1].item()],
-            "distribution": {f"{v:g}": p for v, p in zip(self.model.config.score_values, distribution.tolist())},
-            "provenance": self.model.config.provenance,
-        }
-        if calibration := self.model.config.calibration:
-            result["percentile"] = percentile(score, calibration["quantiles"])
-            if calibration.get("map"):
-                result["calibrated_score"] = calibrated_score(score, **calibration["map"])
-        if "attributes" in model_outputs:
-            result["attributes"] = dict(zip(self.model.config.attributes, model_outputs["attributes"][0].tolist()))
+        result = score_result(self.model.config, **{name: value[0] for name, value in model_outputs.items()})
         if top_attributes is not None:
             for field in ("attributes", "prompt_attributes"):
                 if field in result:
                     result[field] = _highest(result[field], self.model.config.attributes or {}, top_attributes)
         return result
+
+
+def score_result(
+    config: Any,
+    distribution: torch.Tensor,
+    score: torch.Tensor,
+    attributes: torch.Tensor | None = None,
+    prompt_attributes: torch.Tensor | None = None,
+) -> dict[str, Any]:
+    """What the pipeline says of an image.
+
+    Args:
+        config: with `score_values`, `provenance`, `calibration`, `attributes` and `prompt_bank`, as `CSKDConfig` has them.
+        distribution: `(bins,)`.
+        score: `()`.
+        attributes: `(n_attributes,)`.
+        prompt_attributes: `(n_prompt_attributes,)`.
+    """
+    distribution = distribution.double()
+    values = torch.tensor(config.score_values, dtype=torch.float64)
+    mean = score.item()
+    variance = (distribution * (values - (distribution * values).sum()).square()).sum()
+    result = {
+        "score": mean,
+        "score_std": variance.sqrt().item(),
+        "scale": [values[0].item(), values[-1].item()],
+        "distribution": {f"{v:g}": p for v, p in zip(config.score_values, distribution.tolist())},
+        "provenance": config.provenance,
+    }
+    if calibration := config.calibration:
+        result["percentile"] = percentile(mean, calibration["quantiles"])
+        if calibration.get("map"):
+            result["calibrated_score"] = calibrated_score(mean, **calibration["map"])
+    if attributes is not None:
+        result["attributes"] = dict(zip(config.attributes, attributes.tolist()))
+    if prompt_attributes is not None:
+        names = [pair["name"] for pair in config.prompt_bank["attributes"]]
+        result["prompt_attributes"] = dict(zip(names, prompt_attributes.tolist()))
+    return result
 
 
 def _highest(values: dict[str, float], scales: dict[str, Any], number: int) -> dict[str, float]:
