@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -92,3 +92,26 @@ def public_name(location: str | os.PathLike) -> str:
     """The last part of a local path, which is its maker's own; a Hub name as it is."""
     path = Path(location)
     return path.resolve().name if path.exists() else str(location)
+
+
+def public(value: Any) -> Any:
+    """The value without absolute paths in it: of each, only the last part."""
+    if isinstance(value, Mapping):
+        return {name: public(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(entry) for entry in value]
+    if isinstance(value, str) and "://" not in value:
+        kind, colon, place = value.partition(":")
+        if colon and len(kind) > 1 and _absolute(place):
+            return f"{kind}:{_last(place)}"
+        return _last(value) if _absolute(value) else value
+    return value
+
+
+def _absolute(text: str) -> bool:
+    return text.startswith(("/", "~/")) or PureWindowsPath(text).is_absolute()
+
+
+def _last(text: str) -> str:
+    kind = PurePosixPath if text.startswith(("/", "~/")) else PureWindowsPath
+    return kind(text).name

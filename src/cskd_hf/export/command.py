@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
-FORMATS = {"native": "the stock transformers image classifier of its encoder, the score bins as labels"}
+FORMATS = {
+    "native": "the stock transformers image classifier of its encoder, the score bins as labels",
+    "onnx": "graphs for onnxruntime, with resize, crop and normalisation inside (extra onnx)",
+}
 
 
 def add_export_options(export: argparse.ArgumentParser) -> None:
@@ -36,4 +42,18 @@ def _export_native(namespace: argparse.Namespace) -> None:
     print(f'  pipeline("image-classification", model="{folder}", top_k={config.num_labels})')
 
 
-_EXPORTS: dict[str, Callable[[argparse.Namespace], None]] = {"native": _export_native}
+def _export_onnx(namespace: argparse.Namespace) -> None:
+    from .onnx_graphs import export_onnx
+
+    folder = export_onnx(namespace.checkpoint, namespace.output, overwrite=namespace.overwrite)
+    _print_graphs(folder)
+
+
+def _print_graphs(folder: Path) -> None:
+    report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    for name, gap in report["difference"].items():
+        print(f"{folder / name}: scores within {gap:.1g} of the scale of the checkpoint's on random pictures")
+    print(f"  cskd-hf score {shlex.quote(str(folder))} PHOTOS")
+
+
+_EXPORTS: dict[str, Callable[[argparse.Namespace], None]] = {"native": _export_native, "onnx": _export_onnx}

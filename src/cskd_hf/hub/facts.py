@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.predict import load_scorer
-from ..files import write_json
+from ..files import public, write_json
 from .measured import evaluations_of, training_of
 from .model_facts import file_hashes, model_facts, show_examples
-from .training_data import data_of, history_of, public
+from .training_data import data_of, history_of
 
 RESULTS = "results.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.native import export_native
-from ..files import replaced_folder, write_json
+from ..files import public, replaced_folder, write_json
 from ..models.configuration_cskd import CSKDModuleConfig
 from .card import CARD, EVAL_RESULTS, write_card
 from .checks import PublishError, check_no_pickles, check_same_scores, relative_files
@@ -20,17 +20,15 @@ from .endpoint import HANDLER_FILE, REQUIREMENTS_FILE, write_handler
 from .facts import RESULTS, checkpoint_folder, missing_facts, read_facts
 from .model_facts import EXAMPLES
 from .remote_code import add_remote_code
-from .training_data import public
 
 logger = logging.getLogger(__name__)
 
-PROMPT_BANK_FILE = "prompt_bank.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _ONNX = ("*.onnx", "*.onnx.data", "*.onnx_data")
 
 WRITTEN = (
     "config.json", "preprocessor_config.json", "model*.safetensors", _WEIGHTS_INDEX, CARD, RESULTS,
-    PROMPT_BANK_FILE, *_ONNX, "*_cskd.py", HANDLER_FILE, REQUIREMENTS_FILE, f"{EXAMPLES}/*", f"{EVAL_RESULTS}/*",
+    *_ONNX, "*_cskd.py", HANDLER_FILE, REQUIREMENTS_FILE, f"{EXAMPLES}/*", f"{EVAL_RESULTS}/*",
 )  # fmt: skip
 """Patterns of all files that a published folder may have: what an earlier push left of them goes with the next."""
 
@@ -80,8 +78,7 @@ def build_folder(
     Returns:
         The folder: config.json, preprocessor_config.json, model.safetensors, README.md (the card), results.json (the
         card's figures, unrounded), the card's examples; unless native, the flat code of `models/` with the entries of
-        config.json that name it, handler.py and requirements.txt, and prompt_bank.safetensors and *.onnx where the
-        checkpoint holds them.
+        config.json that name it, handler.py and requirements.txt, and *.onnx where the checkpoint holds them.
 
     Raises:
         PublishError: the card would lack data, licence or metrics; a file holds a pickle; or the folder, loaded again,
@@ -141,12 +138,10 @@ def _own_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def _copy_checkpoint(checkpoint: Path, folder: Path, config: dict[str, Any]) -> None:
-    """Config, preprocessing and weights, and what was built for the same weights: ONNX graphs and the prompt bank."""
+    """Config, preprocessing and weights, and what was built for the same weights: ONNX graphs."""
     write_json(folder / "config.json", config)
     names = ["preprocessor_config.json", *_weights_of(checkpoint)]
     names += [path.name for pattern in _ONNX for path in sorted(checkpoint.glob(pattern))]
-    if (checkpoint / PROMPT_BANK_FILE).is_file():
-        names.append(PROMPT_BANK_FILE)
     for name in names:
         if not (checkpoint / name).is_file():
             raise PublishError(f"'{checkpoint}' has no file '{name}', which belongs to a checkpoint; save it again.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..data.ratings.checks import suggest
@@ -106,26 +105,3 @@ def chose(training: Mapping[str, Any]) -> bool:
 def _row(entry: Mapping[str, Any], use: str, images: int | None) -> dict[str, Any]:
     said = {name: entry.get(name, "") for name in ("name", "location")}
     return said | {"use": use, "images": images, "license": entry.get("license", ""), "about": entry.get("about", "")}
-
-
-def public(value: Any) -> Any:
-    """The value without absolute paths in it: of each, only the last part."""
-    if isinstance(value, Mapping):
-        return {name: public(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [public(entry) for entry in value]
-    if isinstance(value, str) and "://" not in value:
-        kind, colon, place = value.partition(":")
-        if colon and len(kind) > 1 and _absolute(place):
-            return f"{kind}:{_last(place)}"
-        return _last(value) if _absolute(value) else value
-    return value
-
-
-def _absolute(text: str) -> bool:
-    return text.startswith(("/", "~/")) or PureWindowsPath(text).is_absolute()
-
-
-def _last(text: str) -> str:
-    kind = PurePosixPath if text.startswith(("/", "~/")) else PureWindowsPath
-    return kind(text).name
