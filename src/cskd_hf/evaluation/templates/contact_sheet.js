@@ -45,7 +45,7 @@ function tile(one) {
   line.append(stars(one), element("span", "", one.score.toFixed(2)));
   const file = element("span", "file", one.name);
   file.title = one.path;
-  made.append(frame, line, element("span", "badge " + one.choice, badge(one)), file);
+  made.append(frame, line, file, element("span", "badge " + one.choice, badge(one)));
   made.addEventListener("click", () => open(one));
   return made;
 }

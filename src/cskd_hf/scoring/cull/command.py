@@ -71,7 +71,7 @@ def cull_command(namespace: argparse.Namespace) -> int:
             photographs,
             thumbnails,
             title=f"Contact sheet: {_place(namespace.images)}",
-            summary=_summary(photographs, source),
+            summary=_summary(photographs),
             facts=facts,
             limit=namespace.sheet_limit,
         )
@@ -177,11 +177,16 @@ def _facts(
     return facts
 
 
-def _summary(photographs: Sequence[Photograph], source: str) -> str:
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _summary(photographs: Sequence[Photograph]) -> str:
     scored = sum(one.score is not None for one in photographs)
     groups = len({one.group for one in photographs if one.group})
     alike = sum(one.choice == "other" for one in photographs)
-    text = f"{scored} photographs, {groups} groups of near-duplicates; {scored - alike} remain with the best of each."
+    text = f"{_count(scored, 'photograph')}, {_count(groups, 'group')} of near-duplicates"
+    text += f"; {scored - alike} remain with only the best of each." if groups else "."
     return text + " The scores are a model's opinion: nothing was deleted or moved."
 
 
@@ -264,7 +269,7 @@ def _report(
 ) -> int:
     """Say what was done; returns the exit code."""
     scored = sum(one.score is not None for one in photographs)
-    print(_summary(photographs, source))
+    print(_summary(photographs))
     stars = ", ".join(f"{sum(one.stars == n for one in photographs)} x {n}" for n in range(5, 0, -1))
     print(f"stars by percentile {'of the model' if source == 'model' else 'of these photographs'}: {stars}")
     if outcomes:

@@ -18,10 +18,10 @@ from ...models.image_loading_cskd import load_image
 from ..engine import Engine
 from ..scan import scan
 
-THUMBNAIL = 320
+THUMBNAIL = 256
 """Long side in pixels."""
 
-THUMBNAIL_BYTES = 24_000
+THUMBNAIL_BYTES = 14_000
 """A busy picture is stored at a lower quality to stay below."""
 
 _QUALITIES = (78, 62, 45, 30)

@@ -4,7 +4,14 @@ Candidates come from the perceptual hashes of `data.fingerprints`, and from the 
 names that follow one another. The model's own embedding confirms them: its cosine distance must be a small share of the
 usual distance between photographs that do not look alike, because cosines of different models cannot be compared.
 
-PLACEHOLDER
+The limits were chosen on 1,796 photographs (OASIS, LNSIM, phone photographs of clothes, BSDS500) and 15 changed copies
+of each of 200 of them, with a student of 256 values. Of the 1.6 million pairs of different photographs two become a
+group: two exposures of one night sky, and two black caps on one red cloth. Share of the copies that are found beside
+their original in the listing, and anywhere: recompressed, reduced by a half, darker, brighter, more contrast, grey, or
+with 5 % of the sides cut off: all; turned by 2 degrees .99 and .99, by 4 degrees .92 and .48; 10 % cut off .96 and .72;
+moved by 5 % .97 and .83, by 10 % .38 and .02; moved by 6 %, turned by 1 degree, brighter and recompressed, as in a burst,
+.83 and .23; 20 % cut off .26 and .03. Real bursts were not at hand. Of the pairs that comparing all of 4,796 pictures
+finds, the sorted tables find 98 %.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
         "--overwrite-ratings", action="store_true", help="with --xmp: replace ratings and labels that are there already"
     )
     cull.add_argument(
-        "--sheet-limit", type=int, default=3000, metavar="N", help="photographs on the sheet (default: %(default)s)"
+        "--sheet-limit", type=int, default=2500, metavar="N", help="photographs on the sheet (default: %(default)s)"
     )
     cull.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
     cull.add_argument("--workers", type=int, metavar="N", help="threads that read images (default: one a core)")

@@ -15,8 +15,8 @@ from ...evaluation.plotting import write_page
 from ..outputs import printable
 from .looking import Photograph, Thumbnails
 
-SHEET_LIMIT = 3000
-"""Photographs on a sheet; with thumbnails of 10 to 20 kB a browser holds them well."""
+SHEET_LIMIT = 2500
+"""Photographs on a sheet, of at most 19 kB each as text."""
 
 _UNREADABLE_SHOWN = 200
 
