@@ -47,7 +47,7 @@ NEIGHBOURS = 8
 TABLES = 24
 """Orders of the hashes, each by other bits first: hashes that differ in few bits stand close together in one of them."""
 
-_DRIFT = 2.0  # the first photographs of two groups may be so much less alike than a pair must be, for these to be one
+_DRIFT = 2 * BURST_SHARE  # of the usual distance, between the first photographs of two groups that become one
 _UNLIKE, _ENOUGH_PAIRS, _SAMPLED_PAIRS = 112, 100, 20_000
 _SYNTHETIC = 24
 _BLOCK = 256
@@ -81,7 +81,7 @@ def near_groups(hashes: np.ndarray, hashed: np.ndarray, embeds: np.ndarray, usua
             continue
         # A long series of small steps ends somewhere else: then it is several groups.
         apart = (1 - float(embeds[rows[one]] @ embeds[rows[other]])) / usual
-        if apart <= _DRIFT * max(BURST_SHARE, float(shares[place])):
+        if apart <= max(_DRIFT, float(shares[place]) + 1e-5):  # of two single ones it is the share, but for rounding
             parent[other] = one
     firsts = np.array([first_of(row) for row in range(len(rows))], dtype=np.int64)
     sizes = np.bincount(firsts, minlength=len(rows))
