@@ -117,7 +117,9 @@ def test_the_sheet_needs_nothing_else(model: str, album: Path):
 def test_a_sheet_of_a_few(model: str, album: Path):
     """The others of a group go first, then the lowest scores."""
     _, rows, results = cull(model, album, "--sheet-limit", "4")
-    kept = sorted((row for row in rows if row["score"] and row["choice"] != "other"), key=lambda row: -float(row["score"]))
+    kept = sorted(
+        (row for row in rows if row["score"] and row["choice"] != "other"), key=lambda row: -float(row["score"])
+    )
     assert {entry["name"] for entry in sheet_data(album.parent / "report")} == {
         Path(row["path"]).name for row in kept[:4]
     }

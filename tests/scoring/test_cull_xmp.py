@@ -24,14 +24,16 @@ DARKTABLE = description(
 )
 LIGHTROOM = description(
     f' {NS} xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/"'
-    f" dc:title='xmp:Rating=\"9\" > here' crs:Exposure2012=\"+0.50\" xmp:Rating='RATING' xmp:Label=\"Blue\"",
+    f' dc:title=\'xmp:Rating="9" > here\' crs:Exposure2012="+0.50" xmp:Rating=\'RATING\' xmp:Label="Blue"',
     "<dc:subject><rdf:Bag><rdf:li>sea &amp; sky ümlaut</rdf:li></rdf:Bag></dc:subject>",
 )
 ELEMENT = description(f" {NS}", "\n  <xmp:CreatorTool>x</xmp:CreatorTool>\n  <xmp:Rating>RATING</xmp:Rating>\n")
 SECOND = description() + description(' xmlns:xap="http://ns.adobe.com/xap/1.0/" xap:Rating="RATING"')
 
 
-@pytest.mark.parametrize("inner", [DARKTABLE, LIGHTROOM, ELEMENT, SECOND], ids=["darktable", "lightroom", "exiftool", "2"])
+@pytest.mark.parametrize(
+    "inner", [DARKTABLE, LIGHTROOM, ELEMENT, SECOND], ids=["darktable", "lightroom", "exiftool", "2"]
+)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "with BOM"])
 def test_only_the_rating_changes(inner: str, mark: bytes):
     before = mark + packet(inner.replace("RATING", "2"))

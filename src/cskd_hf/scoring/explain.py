@@ -54,7 +54,9 @@ def explain_command(namespace: argparse.Namespace) -> int:
     if output.exists() and not output.is_dir():
         raise ScoringError(f"--output '{output}' is a file; give a folder.")
     if is_onnx(namespace.model):
-        raise ScoringError(f"'{namespace.model}' is an exported graph without gradients; give the checkpoint it is of.")
+        raise ScoringError(
+            f"'{namespace.model}' is an exported graph without gradients; give the checkpoint it is of."
+        )
     listing = Listing(namespace.images)
     paths = list(listing)
     if not paths:

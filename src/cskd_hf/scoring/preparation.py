@@ -103,7 +103,9 @@ def seen_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float
     """
     target = _named(getattr(processor, "size", None)) if getattr(processor, "do_resize", False) else {}
     crop = _named(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else {}
-    if getattr(processor, "do_pad", False) or (target and target.keys() not in ({"height", "width"}, {"shortest_edge"})):
+    if getattr(processor, "do_pad", False) or (
+        target and target.keys() not in ({"height", "width"}, {"shortest_edge"})
+    ):
         return None
     if crop and crop.keys() != {"height", "width"}:
         return None

@@ -167,9 +167,8 @@ def _facts(
     if scored:
         low, high = scored.result["scale"]
         facts["scale"] = f"{low:g} to {high:g}"
-    facts["stars"] = (
-        f"two, three, four and five begin at percentile {', '.join(f'{cut:g}' for cut in cuts)} "
-        + ("of the reference set that the model was calibrated with" if source == "model" else "of these photographs")
+    facts["stars"] = f"two, three, four and five begin at percentile {', '.join(f'{cut:g}' for cut in cuts)} " + (
+        "of the reference set that the model was calibrated with" if source == "model" else "of these photographs"
     )
     facts["groups"] = "perceptual hash, confirmed by the model's own embedding; the best is the highest score"
     if raw:
@@ -275,6 +274,8 @@ def _report(
     if outcomes:
         counts = Counter(outcome.what for outcome in outcomes)
         print(f"sidecars: {', '.join(f'{number} {what}' for what, number in counts.items())}; {RESULTS} names each")
+        if counts["kept"]:
+            print("kept: rated already; --overwrite-ratings replaces these ratings too")
     failed = [outcome for outcome in outcomes if outcome.what == "failed"]
     for outcome in failed[:10]:
         print(f"not written: {printable(outcome.sidecar)}: {outcome.reason}", file=sys.stderr)

@@ -160,7 +160,9 @@ def _confirmed(
         one, other, bits, close = one[possible], other[possible], bits[possible], close[possible]
         pairs = np.stack([one, other], axis=1)
         shares = _distances(embeds, pairs) / usual
-        allowed = np.select([bits <= COPY, bits <= ALIKE, close], [COPY_SHARE, ALIKE_SHARE, BURST_SHARE], ANYWHERE_SHARE)
+        allowed = np.select(
+            [bits <= COPY, bits <= ALIKE, close], [COPY_SHARE, ALIKE_SHARE, BURST_SHARE], ANYWHERE_SHARE
+        )
         kept.append(pairs[shares <= allowed])
     pairs = np.unique(np.concatenate(kept), axis=0)
     return pairs, _distances(embeds, pairs) / usual

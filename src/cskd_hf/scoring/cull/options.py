@@ -38,7 +38,9 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
         "--xmp-label", action="store_true", help="with --xmp: also Green for the best of a group, Red for its others"
     )
     cull.add_argument(
-        "--overwrite-ratings", action="store_true", help="with --xmp: replace ratings and labels that are there already"
+        "--overwrite-ratings",
+        action="store_true",
+        help="with --xmp: replace ratings and labels that are there already",
     )
     cull.add_argument(
         "--sheet-limit", type=int, default=2500, metavar="N", help="photographs on the sheet (default: %(default)s)"
