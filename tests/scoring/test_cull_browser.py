@@ -86,6 +86,7 @@ def test_many_photographs_are_drawn_when_they_come_near(page: Any):
     assert page.locator(".tile img[src]").count() < 150
     page.locator(".tile").last.scroll_into_view_if_needed()
     page.locator(".tile").last.locator("img[src]").wait_for()
+    page.locator(".tile").first.locator("img:not([src])").wait_for(state="attached")
     assert page.locator(".tile img[src]").count() < 150
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 

@@ -19,8 +19,7 @@ from cskd_hf.scoring.explain import emphasised, explain
 from cskd_hf.scoring.folder import load_pipeline
 from cskd_hf.scoring.preparation import seen_box
 from cskd_hf.scoring.saliency import placed_saliency, saliency_map, saliency_overlay
-from test_saliency import ScoreOfOneCorner
-from tiny_scorers import save_scorer
+from tiny_scorers import ScoreOfOneCorner, save_scorer
 
 VIT = ViTConfig(
     hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8

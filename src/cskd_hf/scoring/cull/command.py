@@ -18,7 +18,7 @@ from ...files import public_name, replaced_file, write_json
 from ..command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED
 from ..engine import Engine, ScoringError, load_engine
 from ..listing import Listing
-from ..outputs import printable, print_unreadable
+from ..outputs import print_unreadable, printable
 from .looking import Photograph, Thumbnails, look
 from .near import near_groups, unit, usual_distance
 from .sheet import write_sheet
