@@ -169,9 +169,16 @@ class Ledger:
             yield from by_batch.values()
 
     def write(self, batch: Iterable[Scored]) -> None:
-        """Keep the results of a batch; they are safe from a kill of the process when this returns."""
-        with self._transaction():
-            self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        """Keep the results of a batch; they are safe from a kill of the process when this returns.
+
+        Raises:
+            OSError: the disk is full, or the like; what was written before stays.
+        """
+        try:
+            with self._transaction():
+                self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write to '{self.path}': {error}") from error
 
     def absorb(self, part: Path) -> None:
         """Take over the results of another ledger, and remove it.
