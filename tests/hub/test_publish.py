@@ -23,8 +23,9 @@ from published import LICENSES, trained_and_measured
 
 WITH_CODE = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "handler.py",
-    "requirements.txt", "calibration_cskd.py", "configuration_cskd.py", "encoders_cskd.py", "image_loading_cskd.py", "modeling_cskd.py",
-    "module_cskd.py", "pipeline_cskd.py",
+    "requirements.txt", "calibration_cskd.py", "configuration_cskd.py", "encoders_cskd.py", "image_colours_cskd.py",
+    "image_loading_cskd.py", "image_preparation_cskd.py", "image_sources_cskd.py", "modeling_cskd.py",
+    "module_cskd.py", "pipeline_cskd.py", "pipeline_inputs_cskd.py",
 }  # fmt: skip
 KNOWN = {"license": "apache-2.0", "data_licenses": {"ratings": "CC0-1.0"}, "repo_id": "org/tiny"}
 
