@@ -65,7 +65,7 @@ def explain_command(namespace: argparse.Namespace) -> int:
     explained, cells = [], []
     for number, path in enumerate(tqdm(paths, unit="image", disable=namespace.quiet or len(paths) < 3), start=1):
         try:
-            picture = load_image(path)
+            picture = load_image(Path(path))  # a file, even if it is named like a URL
             result, overlay = explain(rate, picture, samples=namespace.samples)
         except ImageLoadError as error:
             explained.append({"path": path, "error": error.reason})

@@ -196,7 +196,7 @@ def _write_table(path: Path, photographs: Sequence[Photograph]) -> None:
         replaced_file(path) as partial,
         open(partial, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        table = csv.DictWriter(file, [*_COLUMNS[:-1], *(f"attribute_{name}" for name in names), "error"])
+        table = csv.DictWriter(file, [*_COLUMNS[:-1], *names, "error"])
         table.writeheader()
         for one in photographs:
             row: dict[str, Any] = {"path": one.path, "error": one.result.get("error")}
@@ -211,11 +211,16 @@ def _write_table(path: Path, photographs: Sequence[Photograph]) -> None:
                     "width": one.size[0],
                     "height": one.size[1],
                 }
-            table.writerow(row | {f"attribute_{name}": value for name, value in _attributes(one).items()})
+            table.writerow(row | _attributes(one))
 
 
 def _attributes(one: Photograph) -> dict[str, Any]:
-    return {**(one.result.get("attributes") or {}), **(one.result.get("prompt_attributes") or {})}
+    """By column, named as `cskd-hf score` names them."""
+    return {
+        f"{start}_{name}": value
+        for kind, start in (("attributes", "attribute"), ("prompt_attributes", "prompt"))
+        for name, value in (one.result.get(kind) or {}).items()
+    }
 
 
 def _sidecars(photographs: Sequence[Photograph], namespace: argparse.Namespace) -> list[Outcome]:

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,12 +120,12 @@ class _Looking:
         self.preparation = self.engine.preparation
         self.score = self.engine.score
 
-    def prepare(self, source: str) -> np.ndarray:
+    def prepare(self, source: Path) -> np.ndarray:
         """As in `Engine`; a picture that is decoded already passes the door once more unchanged."""
-        options: dict[str, Any] = {"allow_truncated": True} if self.allow_truncated else {}
-        image = load_image(source, target_size=getattr(self.preparation, "target_size", None), **options)
+        target_size = getattr(self.preparation, "target_size", None)
+        image = load_image(source, target_size=target_size, allow_truncated=self.allow_truncated)
         pixels = self.engine.prepare(image)
-        self.seen[source] = image.size, perceptual_hash(image), self.thumbnails.add(image)
+        self.seen[os.fspath(source)] = image.size, perceptual_hash(image), self.thumbnails.add(image)
         return pixels
 
 
@@ -149,7 +150,7 @@ def look(
     looking = _Looking(engine, thumbnails, allow_truncated)
     for result in scan(looking, paths, batch_size=batch_size, workers=workers, embeds=True):
         path, embeds = result.pop("path"), result.pop("embeds", None)
-        seen = looking.seen.pop(path, None)
+        seen = looking.seen.pop(os.fspath(Path(path)), None)
         kept = {key: value for key, value in result.items() if key not in ("provenance", "distribution")}
         if seen is None or "error" in result:
             yield Photograph(path, {"error": result.get("error", "it was not read")})
