@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, ResNetConfig
 
 from cskd_hf import CSKDConfig, CSKDForImageAesthetics
 from cskd_hf.data.views import Preprocessing
+from cskd_hf.models.modeling_cskd import CSKDImageAestheticsOutput
 
 SCORES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -31,3 +33,17 @@ def save_scorer(
     model.save_pretrained(folder)
     Preprocessing(size=(32, 32)).to_image_processor().save_pretrained(folder)
     return str(folder)
+
+
+class ScoreOfOneCorner(nn.Module):
+    """Its score is that of another model for the upper left quarter alone."""
+
+    def __init__(self, model: CSKDForImageAesthetics) -> None:
+        super().__init__()
+        self.model = model
+        self.device, self.dtype = model.device, model.dtype
+
+    def forward(self, pixel_values: torch.Tensor) -> CSKDImageAestheticsOutput:
+        mask = torch.zeros_like(pixel_values)
+        mask[..., : mask.shape[-2] // 2, : mask.shape[-1] // 2] = 1
+        return self.model(pixel_values=pixel_values * mask)

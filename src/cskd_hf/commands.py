@@ -18,6 +18,7 @@ from .hub.options import add_push
 from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
 from .prompts.options import add_prompts_options
+from .scoring.cull.options import add_cull_options, add_explain_options
 from .scoring.options import add_calibrate_options, add_score_options
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings
@@ -105,7 +106,22 @@ COMMANDS = (
         "demo", "the whole of CSKD on embedded data, in minutes, on a CPU", _add_demo_options, "demo:demo_command"
     ),
     Command(
-        "score", "score the images of a folder with a trained model", add_score_options, "scoring.command:score_command"
+        "score",
+        "score the images of a folder with a trained model",
+        add_score_options,
+        "scoring.command:score_command",
+    ),
+    Command(
+        "cull",
+        "for photographers: near-duplicates, the best of each, stars and a contact sheet of a folder",
+        add_cull_options,
+        "scoring.cull.command:cull_command",
+    ),
+    Command(
+        "explain",
+        "why this score: what in the picture it depends on, its distribution and attributes",
+        add_explain_options,
+        "scoring.explain:explain_command",
     ),
     Command(
         "calibrate",

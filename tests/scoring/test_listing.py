@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,17 +61,17 @@ def test_links_are_followed_but_not_in_circles(folder: Path):
     assert not any("up" in path.split("/") for path in found)
 
 
-def test_deep_folders(tmp_path: Path):
-    place = os.getcwd()
-    try:
-        os.chdir(tmp_path)
-        for _ in range(1100):  # deeper than Python may call itself
-            os.mkdir("d")
-            os.chdir("d")
-        Path("1.png").touch()
-    finally:
-        os.chdir(place)
-    assert [os.path.basename(path) for path in Listing([tmp_path])] == ["1.png"]
+def test_folders_deeper_than_python_may_call_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Not on disk: there, nothing written in Python could remove them again."""
+    depth = 2 * sys.getrecursionlimit()
+
+    levels = iter(range(depth))
+    monkeypatch.setattr(
+        Listing, "_names", lambda self, folder: iter(["d/"] if next(levels, None) is not None else ["1.png"])
+    )
+    monkeypatch.setattr("cskd_hf.scoring.listing._identity", len)
+    (found,) = Listing([tmp_path])
+    assert found == str(tmp_path) + "/d" * depth + "/1.png"
 
 
 def test_folders_that_are_closed_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,31 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from transformers import ViTConfig
 
 from cskd_hf import CSKDForImageAesthetics
-from cskd_hf.models.modeling_cskd import CSKDImageAestheticsOutput
 from cskd_hf.scoring.saliency import saliency_map, saliency_overlay, seen_picture
-from tiny_scorers import save_scorer
+from tiny_scorers import ScoreOfOneCorner, save_scorer
 
 VIT = ViTConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
 )
-
-
-class ScoreOfOneCorner(nn.Module):
-    """Its score is that of another model for the upper left quarter alone."""
-
-    def __init__(self, model: CSKDForImageAesthetics) -> None:
-        super().__init__()
-        self.model = model
-        self.device, self.dtype = model.device, model.dtype
-
-    def forward(self, pixel_values: torch.Tensor) -> CSKDImageAestheticsOutput:
-        mask = torch.zeros_like(pixel_values)
-        mask[..., : mask.shape[-2] // 2, : mask.shape[-1] // 2] = 1
-        return self.model(pixel_values=pixel_values * mask)
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])

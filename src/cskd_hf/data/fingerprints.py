@@ -90,10 +90,14 @@ _BITS_SET = np.array([number.bit_count() for number in range(2**16)], dtype=np.u
 _popcount = getattr(np, "bitwise_count", _popcount_by_table)  # numpy 2 has it built in
 
 
+def differing_bits(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Differing bits of hashes `(..., 4)`; a picture and its mirror image differ in many."""
+    return _popcount(first ^ second).sum(-1, dtype=np.int64)
+
+
 def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Differing bits of hashes `(..., 4)`; the smaller number of the picture and its mirror image."""
-    straight = _popcount(first ^ second).sum(-1, dtype=np.int64)
-    return np.minimum(straight, _popcount(first ^ mirrored(second)).sum(-1, dtype=np.int64))
+    return np.minimum(differing_bits(first, second), differing_bits(first, mirrored(second)))
 
 
 def nearest(

@@ -32,7 +32,7 @@ def score_command(namespace: argparse.Namespace) -> int:
         namespace: as `add_score_options` parses it.
 
     Returns:
-        exit code: 0 if every image was scored, 3 if some could not be, 1 if none could.
+        exit code: 0 if every image was scored, 3 if some could not be (0 for one of several processes), 1 if none could.
 
     Raises:
         FileNotFoundError: an image file or folder does not exist.
@@ -51,7 +51,11 @@ def score_command(namespace: argparse.Namespace) -> int:
             path=ledger_path(namespace.output), batch_size=namespace.batch_size, workers=namespace.workers,
             state_of=_state_of(namespace), quiet=namespace.quiet,
         )  # fmt: skip
-        return _report(ledger, namespace, bool(listing.closed)) if ledger else ALL_SCORED
+        if ledger is None:
+            return ALL_SCORED
+        code = _report(ledger, namespace, bool(listing.closed))
+        # torchrun takes every other code for a crash, and may start all over.
+        return ALL_SCORED if share.size > 1 and code == SOME_NOT_SCORED else code
     finally:
         if ledger:
             ledger.close()

@@ -40,7 +40,7 @@ class Ledger:
 
     def __init__(self, path: str | os.PathLike | None, *, readonly: bool = False) -> None:
         self.path = None if path is None else Path(path)
-        self._readonly = readonly
+        self._readonly, self._closed = readonly, False
         try:
             self._base = self._open()
         except sqlite3.Error as error:
@@ -169,9 +169,16 @@ class Ledger:
             yield from by_batch.values()
 
     def write(self, batch: Iterable[Scored]) -> None:
-        """Keep the results of a batch; they are safe from a kill of the process when this returns."""
-        with self._transaction():
-            self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        """Keep the results of a batch; they are safe from a kill of the process when this returns.
+
+        Raises:
+            OSError: the disk is full, or the like; what was written before stays.
+        """
+        try:
+            with self._transaction():
+                self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write to '{self.path}': {error}") from error
 
     def absorb(self, part: Path) -> None:
         """Take over the results of another ledger, and remove it.
@@ -215,11 +222,14 @@ class Ledger:
             yield {"path": os.fsdecode(path)} | json.loads(result)
 
     def close(self, *, keep_empty: bool = False) -> None:
-        """Close the file, so that others can read it.
+        """Close the file, so that others can read it; a second time does nothing.
 
         Args:
             keep_empty: else a ledger without results is removed.
         """
+        closed, self._closed = self._closed, True
+        if closed:
+            return
         if self._readonly or self.path is None:
             self._base.close()
             return

@@ -93,6 +93,31 @@ class Preparation:
             raise ImageLoadError(name, reason) from error
 
 
+def seen_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Which part of a picture a processor leaves: left, top, right and bottom as shares of its width and height.
+
+    Beyond 0 and 1 where a crop larger than the resized picture is filled up. `None` where the processor does something
+    else than resize and crop the middle.
+
+    Args:
+        processor: image processor of transformers.
+        size: width and height of the picture in pixels.
+    """
+    target = _named(getattr(processor, "size", None)) if getattr(processor, "do_resize", False) else {}
+    crop = _named(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else {}
+    if getattr(processor, "do_pad", False) or (
+        target and target.keys() not in ({"height", "width"}, {"shortest_edge"})
+    ):
+        return None
+    if crop and crop.keys() != {"height", "width"}:
+        return None
+    width, height = _resized(target, size) if target else size
+    if not crop:
+        return 0.0, 0.0, 1.0, 1.0
+    left, top = (width - crop["width"]) // 2, (height - crop["height"]) // 2
+    return left / width, top / height, (left + crop["width"]) / width, (top + crop["height"]) / height
+
+
 class Shortcut:
     """Resize, crop of the middle, and a table of levels, exactly as a Pillow-backed image processor.
 
@@ -130,7 +155,7 @@ class Shortcut:
     def __call__(self, image: Image.Image) -> np.ndarray | None:
         """float32 `(3, height, width)` of an RGB picture; `None` where the crop is larger than the picture."""
         if self.size:
-            image = image.resize(self._resized(image.size), self.resample)
+            image = image.resize(_resized(self.size, image.size), self.resample)
         if self.crop:
             height, width = self.crop
             left, top = (image.width - width) // 2, (image.height - height) // 2
@@ -142,14 +167,6 @@ class Shortcut:
         for channel in range(3):
             np.take(self.table[channel], levels[..., channel], out=pixels[channel])
         return pixels
-
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height after resizing (`get_resize_output_image_size` of transformers, for `shortest_edge`)."""
-        if "height" in self.size:
-            return self.size["width"], self.size["height"]
-        short, long = sorted(size)
-        new_long = int(self.size["shortest_edge"] * long / short)
-        return (self.size["shortest_edge"], new_long) if size[0] <= size[1] else (new_long, self.size["shortest_edge"])
 
     def _same_as(self, processor: Any) -> bool:
         """Whether it was tried, and gave the same to the last bit each time."""
@@ -164,6 +181,15 @@ class Shortcut:
                 return False
             tried += 1
         return tried > 0
+
+
+def _resized(target: dict[str, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height after resizing (`get_resize_output_image_size` of transformers, for `shortest_edge`)."""
+    if "height" in target:
+        return target["width"], target["height"]
+    short, long = sorted(size)
+    new_long = int(target["shortest_edge"] * long / short)
+    return (target["shortest_edge"], new_long) if size[0] <= size[1] else (new_long, target["shortest_edge"])
 
 
 def _level_table(processor: Any) -> np.ndarray:

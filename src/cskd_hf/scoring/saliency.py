@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GRID = 16
 _WARM = (255, 106, 0)
+_UNSEEN = np.float32(0.4)  # of the brightness
 
 
 def saliency_map(
@@ -61,13 +62,36 @@ def seen_picture(pixel_values: torch.Tensor, mean: list[float], std: list[float]
     return Image.fromarray((levels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
 
+def placed_saliency(
+    saliency: torch.Tensor, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> torch.Tensor:
+    """The map on the photograph: stretched over the part that the model sees.
+
+    Args:
+        saliency: `(height, width)` of the model's input.
+        size: width and height of the photograph in pixels.
+        box: left, top, right and bottom of what the model sees, as shares of the photograph; see `seen_box`.
+
+    Returns:
+        `(height, width)` of the photograph; NaN where the model does not see it.
+    """
+    width, height = size
+    # The middle of each pixel, in the model's picture from -1 to 1.
+    x = ((torch.arange(width) + 0.5) / width - box[0]) / (box[2] - box[0]) * 2 - 1
+    y = ((torch.arange(height) + 0.5) / height - box[1]) / (box[3] - box[1]) * 2 - 1
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[None]  # (1, H, W, 2): x, y
+    placed = F.grid_sample(saliency[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+    return placed.masked_fill((grid[0].abs() > 1).any(-1), float("nan"))
+
+
 def saliency_overlay(picture: Image.Image, saliency: torch.Tensor) -> Image.Image:
     """The picture in grey, with orange where the score depends on it most.
 
     Args:
         picture: RGB.
-        saliency: `(height, width)` of the same size, 0 to 1.
+        saliency: `(height, width)` of the same size, 0 to 1; NaN, where the model sees nothing, is darkened.
     """
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None]
-    share = 0.85 * saliency.numpy()[..., None]
+    unseen = saliency.isnan().numpy()[..., None]
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] * np.where(unseen, _UNSEEN, np.float32(1))
+    share = 0.85 * saliency.nan_to_num().numpy()[..., None]
     return Image.fromarray((grey * (1 - share) + np.float32(_WARM) * share).round().astype(np.uint8))

@@ -1,0 +1,93 @@
+"""The options of `cskd-hf cull` and `cskd-hf explain`. Imports no torch: `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_cull_options(cull: argparse.ArgumentParser) -> None:
+    """Give `cskd-hf cull` its options."""
+    cull.add_argument("model", help="checkpoint: Hub name or folder; or an exported .onnx file that gives embeddings")
+    cull.add_argument("images", nargs="+", metavar="PATH", help="folders, searched at any depth, and image files")
+    cull.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for contact_sheet.html, photographs.csv and results.json (default: NAME-cull in this folder)",
+    )
+    cull.add_argument(
+        "--stars",
+        nargs=4,
+        type=float,
+        default=[20.0, 50.0, 80.0, 95.0],
+        metavar="P",
+        help="percentiles at which two, three, four and five stars begin (default: 20 50 80 95)",
+    )
+    cull.add_argument(
+        "--stars-from",
+        choices=["auto", "model", "folder"],
+        default="auto",
+        help="percentiles of the model's reference set, or among these photographs (default: the model's, if it has any)",
+    )
+    cull.add_argument(
+        "--xmp",
+        choices=["darktable", "lightroom", "both"],
+        help="write the stars into XMP sidecars: photo.jpg.xmp, which darktable and digiKam read; photo.xmp, which "
+        "Lightroom reads for the raw file of that name (not for a JPEG alone); or both",
+    )
+    cull.add_argument(
+        "--xmp-label", action="store_true", help="with --xmp: also Green for the best of a group, Red for its others"
+    )
+    cull.add_argument(
+        "--overwrite-ratings",
+        action="store_true",
+        help="with --xmp: replace ratings and labels that are there already",
+    )
+    cull.add_argument(
+        "--sheet-limit", type=int, default=2500, metavar="N", help="photographs on the sheet (default: %(default)s)"
+    )
+    cull.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
+    cull.add_argument("--workers", type=int, metavar="N", help="threads that read images (default: one a core)")
+    cull.add_argument(
+        "--device", help="as torch names it, e.g. cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+    cull.add_argument(
+        "--reduced-decoding",
+        action="store_true",
+        help="decode JPEG files at a reduced scale: faster for large photographs, and scores change a little",
+    )
+    cull.add_argument(
+        "--allow-truncated", action="store_true", help="take the readable part of a file that breaks off"
+    )
+    cull.add_argument("--quiet", action="store_true", help="no progress bar")
+    cull.formatter_class = argparse.RawDescriptionHelpFormatter
+    cull.epilog = (
+        "Nothing is deleted and no photograph is changed; sidecars are written only with --xmp. Raw files are skipped\n"
+        "and counted, not read, nor is the preview in them.\n"
+        "exit code: 0 every image has a score; 3 some could not be read or some sidecar not written; 1 none has a score;\n"
+        "2 wrong input."
+    )
+
+
+def add_explain_options(explain: argparse.ArgumentParser) -> None:
+    """Give `cskd-hf explain` its options."""
+    explain.add_argument("model", help="checkpoint: Hub name or folder")
+    explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders")
+    explain.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for explanation.html, explanation.json and the overlays, one .png an image",
+    )
+    explain.add_argument(
+        "--samples",
+        type=int,
+        default=8,
+        metavar="N",
+        help="noisy copies that the saliency is the mean of (default: %(default)s)",
+    )
+    explain.add_argument(
+        "--device", help="as torch names it, e.g. cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+    explain.add_argument("--quiet", action="store_true", help="no progress bar")
+    explain.formatter_class = argparse.RawDescriptionHelpFormatter
+    explain.epilog = "exit code: 0 every image was explained; 3 some could not be read; 1 none could; 2 wrong input."
