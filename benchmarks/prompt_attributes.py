@@ -69,7 +69,7 @@ QUICK = Scale(
     student_align_steps=20, teacher_align_steps=10, teacher_steps=4, student_steps=8,
 )  # fmt: skip
 
-ALIGN_WEIGHTS = (0.03, 0.3)
+ALIGN_WEIGHTS = (0.3,)
 FACTORS = ("sharpness", "brightness", "contrast", "colourfulness", "cleanness", "warmth")
 NAMES = {
     "clip": "the tiny CLIP itself",

@@ -192,7 +192,7 @@ def test_another_space_is_refused(references, history, reference, reason, tmp_pa
     folder = save_aligned(tmp_path / "student", encoder, references, history)
     with pytest.raises(PromptError, match=reason):
         build_prompt_bank(folder, CLIP, prompts_from(PAIRS), reference=reference)
-    assert "prompt_bank" not in json.loads((folder / "config.json").read_text())
+    assert json.loads((folder / "config.json").read_text())["prompt_bank"] is None
 
 
 def test_weights_tell_a_reference_of_another_name(tmp_path: Path, encoder: str, clip: ReferenceEncoder):
@@ -235,14 +235,14 @@ def test_the_projector_is_fitted_to_the_reference(student: Path, photographs_fol
     bank = build_prompt_bank(student, CLIP, "synthetic", fit_images=[str(photographs_folder)], max_images=120)
     facts = bank["projector"]
     assert (facts["images"], facts["held_out"]) == (120, 24)
-    assert abs(facts["cosine_before"]) < 0.3 and facts["cosine"] > 0.4
+    assert abs(facts["cosine_before"]) < 0.15 and facts["cosine"] > 0.2
     model, preprocessing = load_scorer(str(student))
     assert torch.equal(model.eval()(some_pixels()).score, scores)
     source = FolderSource(photographs_folder)
     crops = torch.stack([torch.from_numpy(np.array(source.load(row))).permute(2, 0, 1) for row in range(len(source))])
     with torch.no_grad():
         projected = model.project(model.encode(preprocessing(crops))[0])[1]
-    assert torch.nn.functional.cosine_similarity(projected, clip(crops)).mean() > 0.4
+    assert torch.nn.functional.cosine_similarity(projected, clip(crops)).mean() > 0.2
     # Another bank on the fitted projector says so as well.
     assert build_prompt_bank(student, CLIP, prompts_from(PAIRS))["projector"] == facts
     with pytest.raises(PromptError, match="60 images can be read .* at least 100"):
