@@ -32,7 +32,7 @@ def score_command(namespace: argparse.Namespace) -> int:
         namespace: as `add_score_options` parses it.
 
     Returns:
-        exit code: 0 if every image was scored, 3 if some could not be, 1 if none could.
+        exit code: 0 if every image was scored, 3 if some could not be (0 for one of several processes), 1 if none could.
 
     Raises:
         FileNotFoundError: an image file or folder does not exist.
@@ -51,7 +51,11 @@ def score_command(namespace: argparse.Namespace) -> int:
             path=ledger_path(namespace.output), batch_size=namespace.batch_size, workers=namespace.workers,
             state_of=_state_of(namespace), quiet=namespace.quiet,
         )  # fmt: skip
-        return _report(ledger, engine, namespace, bool(listing.closed)) if ledger else ALL_SCORED
+        if ledger is None:
+            return ALL_SCORED
+        code = _report(ledger, namespace, bool(listing.closed))
+        # torchrun takes every other code for a crash, and may start all over.
+        return ALL_SCORED if share.size > 1 and code == SOME_NOT_SCORED else code
     finally:
         if ledger:
             ledger.close()
@@ -170,14 +174,14 @@ def _absorb_parts(ledger: Ledger, path: Path, drop: bool = False) -> None:
             ledger.absorb(part)
 
 
-def _report(ledger: Ledger, engine: Engine, namespace: argparse.Namespace, unsearched: bool) -> int:
+def _report(ledger: Ledger, namespace: argparse.Namespace, unsearched: bool) -> int:
     """Write the output and print the table; returns the exit code."""
     scored, unreadable = ledger.counts()
     if namespace.output:
         results = ledger.results(
             best_first=namespace.sort == "score", top=namespace.top, unreadable=False if namespace.top else None
         )
-        write_results(results, namespace.output, engine.attributes)
+        write_results(results, namespace.output, sample=next(ledger.results(unreadable=False), {}))
     if scored:
         # A file holds them all, so the terminal need not.
         shown = namespace.top or (min(scored, _SHOWN) if namespace.output else scored)

@@ -52,7 +52,8 @@ def add_score_options(score: argparse.ArgumentParser) -> None:
     score.formatter_class = argparse.RawDescriptionHelpFormatter
     score.epilog = (
         "exit code: 0 every image has a score; 3 some could not be read, see the column `error`; 1 none could;\n"
-        "2 wrong input. Started by `torchrun --nproc-per-node N -m cskd_hf.cli score ...` each process scores its share."
+        "2 wrong input. Started by `torchrun --nproc-per-node N -m cskd_hf.cli score ...`, each process scores its share;\n"
+        "the code is then 0 where some could not be read, since torchrun takes every other one for a crash."
     )
 
 
