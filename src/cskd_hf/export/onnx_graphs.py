@@ -29,6 +29,7 @@ from .image_graph import (
     PIXELS,
     ImagePlan,
     UnfitProcessor,
+    channels_first,
     check_plan,
     image_graph,
     plan_of,
@@ -125,7 +126,7 @@ class ScorerModule(nn.Module):
 def export_onnx(checkpoint: str | os.PathLike, output: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write a checkpoint as two ONNX graphs, each with everything that is needed to score in its metadata.
 
-    `pipeline.onnx` takes decoded pictures: `image`, uint8 `(batch, height, width, 3)`, red, green, blue, of any size. Resize,
+    `pipeline.onnx` takes decoded pictures: `image`, uint8 `(batch, 3, height, width)`, red, green, blue, of any size. Resize,
     crop and normalisation of the checkpoint's image processor are in the graph, as Pillow does them. `model.onnx` takes
     `pixel_values`, float32 `(batch, 3, height, width)`, as the image processor makes them, so that pictures of unlike sizes
     fit in one batch. Both give `distribution` `(batch, bins)`, `score` `(batch,)`, of a model with attributes `attributes`
@@ -307,7 +308,7 @@ def check_graphs(scorer: Scorer, folder: Path, tolerance: float | None = TOLERAN
     session = session_of(folder / PIPELINE_FILE)
     for image in probe_images():
         prepared = torch.from_numpy(processed(scorer.processor, image))[None]
-        given = {IMAGE: np.asarray(image)[None]}
+        given = {IMAGE: channels_first(image)}
         gaps[PIPELINE_FILE] = max(gaps[PIPELINE_FILE], _gap(scorer, prepared, session, given))
     for name, gap in gaps.items():
         if tolerance is not None and not gap <= tolerance:
@@ -316,10 +317,7 @@ def check_graphs(scorer: Scorer, folder: Path, tolerance: float | None = TOLERAN
 
 
 def _gap(scorer: Scorer, pixels: torch.Tensor, session: onnxruntime.InferenceSession, given: dict) -> float:
-    """The largest difference of a score as a share of the scale, or of a probability."""
-    expected = scorer.model(pixels)
-    distribution, score = session.run(["distribution", "score"], given)
-    if distribution.shape != tuple(expected.distribution.shape):
-        return float("inf")
-    gaps = np.abs(score - expected.score.numpy()) / scorer.span, np.abs(distribution - expected.distribution.numpy())
-    return max(float(gap.max()) for gap in gaps)
+    """The largest difference of a score as a share of the scale."""
+    expected = scorer.model(pixels).score.numpy()
+    score = session.run(["score"], given)[0]
+    return float(np.abs(score - expected).max()) / scorer.span if score.shape == expected.shape else float("inf")
