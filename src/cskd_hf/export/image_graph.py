@@ -95,13 +95,17 @@ def _named(size: Any) -> dict[str, int]:
 def _affine(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factor and offset of each channel, from what the processor makes of a picture with all levels."""
     levels = np.arange(_LEVELS, dtype=np.uint8).reshape(16, 16)
-    table = processed(processor, Image.fromarray(np.stack([levels] * 3, axis=-1)), do_resize=False, do_center_crop=False)
+    table = processed(
+        processor, Image.fromarray(np.stack([levels] * 3, axis=-1)), do_resize=False, do_center_crop=False
+    )
     values = table.reshape(3, -1).astype(np.float64)
     if values.shape != (3, _LEVELS):
         raise UnfitProcessor(f"{type(processor).__name__} cannot be told to leave out its resizing")
     offset, factor = values[:, 0], (values[:, -1] - values[:, 0]) / (_LEVELS - 1)
     if np.abs(factor[:, None] * np.arange(_LEVELS) + offset[:, None] - values).max() > 1e-4:
-        raise UnfitProcessor(f"{type(processor).__name__} changes levels in another way than by a factor and an offset")
+        raise UnfitProcessor(
+            f"{type(processor).__name__} changes levels in another way than by a factor and an offset"
+        )
     return tuple(factor.tolist()), tuple(offset.tolist())
 
 
@@ -113,9 +117,7 @@ def processed(processor: Any, image: Image.Image, **options: Any) -> np.ndarray:
     """
     pixels = np.asarray(processor(images=image, return_tensors="np", **options)["pixel_values"], dtype=np.float32)
     if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
-        raise UnfitProcessor(
-            f"{type(processor).__name__} makes {pixels.shape} of an image, not (1, 3, height, width)"
-        )
+        raise UnfitProcessor(f"{type(processor).__name__} makes {pixels.shape} of an image, not (1, 3, height, width)")
     return pixels[0]
 
 

@@ -210,7 +210,9 @@ def _rated(scorer: Scorer, before: Path, after: Path, ratings: datasets.Dataset,
     images = RatedImages(ratings, scorer.preprocessing, batch_size=_BATCH)
     own, theirs = scorer.model.config.score_values, score_values_of(ratings)
     if (own[0], own[-1]) != (theirs[0], theirs[-1]):
-        logger.warning("the model scores from %g to %g, the ratings go from %g to %g", *own[::len(own) - 1], *theirs[::len(theirs) - 1])  # fmt: skip
+        logger.warning(
+            "the model scores from %g to %g, the ratings go from %g to %g", own[0], own[-1], theirs[0], theirs[-1]
+        )
     rows: list[int] = []
     scores: tuple[list, list] = [], []
     sessions = [session_of(file) for file in (before, after)]
@@ -261,5 +263,3 @@ def summary(report: dict[str, Any]) -> Sequence[str]:
     sizes = report["bytes"]
     lines.append(f"{MODEL_FILE}: {sizes['float'] / 1e6:.1f} MB in float, {sizes['int8'] / 1e6:.1f} MB in int8")
     return lines
-
-

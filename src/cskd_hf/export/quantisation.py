@@ -160,5 +160,3 @@ def _reader(pixels: np.ndarray) -> Any:
             return None if row is None else {PIXELS: pixels[row : row + 1]}
 
     return Reader()
-
-
