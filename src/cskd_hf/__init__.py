@@ -25,6 +25,7 @@ _MODULE_OF = {
     "ImageAestheticsPipeline": "models.pipeline_cskd",
     "ImageLoadError": "models.image_loading_cskd",
     "load_image": "models.image_loading_cskd",
+    "build_prompt_bank": "prompts.bank",
     "TensorScorer": "scoring.tensors",
     "ReferenceEncoder": "training.reference",
     "RatingsError": "data.ratings",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
     from .models.module_cskd import register_encoder
     from .models.pipeline_cskd import ImageAestheticsPipeline
+    from .prompts.bank import build_prompt_bank
     from .scoring.tensors import TensorScorer
     from .training.reference import ReferenceEncoder
 

@@ -17,6 +17,7 @@ from .hub.card_options import add_card_options, add_push_options
 from .hub.options import add_push
 from .hub.space.command import add_options as add_app_options
 from .personal.options import add_actions
+from .prompts.options import add_prompts_options
 from .scoring.options import add_calibrate_options, add_score_options
 from .training.arguments import AlignSettings, FeatureSettings, StudentSettings, TeacherSettings
 from .training.recipes import add_settings
@@ -104,13 +105,19 @@ COMMANDS = (
         "demo", "the whole of CSKD on embedded data, in minutes, on a CPU", _add_demo_options, "demo:demo_command"
     ),
     Command(
-        "score", "score the images of a folder with a trained model", add_score_options, "scoring.folder:score_command"
+        "score", "score the images of a folder with a trained model", add_score_options, "scoring.command:score_command"
     ),
     Command(
         "calibrate",
         "percentiles of a reference set, and the rating that each score answers to, into a checkpoint",
         add_calibrate_options,
         "scoring.calibrate:calibrate_command",
+    ),
+    Command(
+        "prompts",
+        "attributes by pairs of prompts (a sharp photo / a blurry photo), into a checkpoint that was aligned with a CLIP",
+        add_prompts_options,
+        "prompts.command:prompts_command",
     ),
     Command(
         "check-images",

@@ -10,7 +10,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ViTConfig
 
@@ -23,8 +22,9 @@ from published import LICENSES, trained_and_measured
 
 WITH_CODE = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "handler.py",
-    "requirements.txt", "calibration_cskd.py", "configuration_cskd.py", "encoders_cskd.py", "image_loading_cskd.py", "modeling_cskd.py",
-    "module_cskd.py", "pipeline_cskd.py",
+    "requirements.txt", "calibration_cskd.py", "configuration_cskd.py", "encoders_cskd.py", "image_colours_cskd.py",
+    "image_loading_cskd.py", "image_preparation_cskd.py", "image_sources_cskd.py", "modeling_cskd.py",
+    "module_cskd.py", "pipeline_cskd.py", "pipeline_inputs_cskd.py", "prompts_cskd.py",
 }  # fmt: skip
 KNOWN = {"license": "apache-2.0", "data_licenses": {"ratings": "CC0-1.0"}, "repo_id": "org/tiny"}
 
@@ -95,14 +95,13 @@ def test_what_belongs_to_the_weights_goes_along_and_nothing_else(own: Path, tmp_
     from cskd_hf import CSKDForImageAesthetics
 
     (own / "model.onnx").write_bytes(b"\x08\x08 a graph")
-    save_file({"a": torch.zeros(2)}, own / "prompt_bank.safetensors")
     (own / "notes.txt").write_text("mine")
     (own / "optimizer.bin").write_bytes(pickle.dumps({"a": 1}))
     CSKDForImageAesthetics.from_pretrained(own).save_pretrained(own, max_shard_size="10KB")
     folder = build_folder(own, tmp_path / "out", **KNOWN)
     further = plain(folder.files) - WITH_CODE
     shards = {name for name in further if name.startswith("model-")}
-    assert further - shards == {"model.onnx", "prompt_bank.safetensors", "model.safetensors.index.json"}
+    assert further - shards == {"model.onnx", "model.safetensors.index.json"}
     assert len(shards) > 1 and plain(folder.files) >= WITH_CODE - {"model.safetensors"}
     assert plain(folder.files) <= {
         name for name in names(folder.path) if any(fnmatch(name, known) for known in WRITTEN)
@@ -139,7 +138,7 @@ def test_no_data(own: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("model.onnx", pickle.dumps({"a": 1})), ("prompt_bank.safetensors", pickle.dumps(ViTConfig, protocol=0))],
+    [("model.onnx", pickle.dumps({"a": 1})), ("model.onnx.data", pickle.dumps(ViTConfig, protocol=0))],
 )
 def test_a_planted_pickle(own: Path, name: str, content: bytes, tmp_path: Path, capsys):
     (own / name).write_bytes(content)

@@ -140,7 +140,7 @@ def test_slim_images_are_not_taken_for_channels(rate: ImageAestheticsPipeline, s
 
 
 def test_unknown_argument_is_refused(rate: ImageAestheticsPipeline, images: list[Image.Image]):
-    with pytest.raises(TypeError, match=r"\['top_k'\]; allowed: batch_size, num_workers"):
+    with pytest.raises(TypeError, match=r"\['top_k'\]; allowed: allow_truncated, batch_size, "):
         rate(images[0], top_k=3)
 
 

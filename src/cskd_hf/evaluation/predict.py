@@ -23,6 +23,7 @@ from ..data.views import Preprocessing
 from ..models.configuration_cskd import CSKDConfig
 from ..models.image_loading_cskd import ImageLoadError
 from ..models.modeling_cskd import CSKDForImageAesthetics
+from ..models.prompts_cskd import PROMPT_EMBEDS
 from .metrics import iaa_metrics
 
 logger = logging.getLogger(__name__)
@@ -194,9 +195,11 @@ def rated_metrics(
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Hash of all weights and buffers of a module."""
+    """Hash of all weights and buffers of a module, but for the prompts of a bank: they are beside what scores depend on."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if name == PROMPT_EMBEDS:
+            continue
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -27,7 +27,6 @@ from .native import ExportError
 from .onnx_graphs import (
     EXPORT_FILE,
     MODEL_FILE,
-    PIPELINE_FILE,
     Scorer,
     build_model,
     check_graphs,

@@ -96,7 +96,9 @@ class Scorer:
         known = {
             "score_values": list(config.score_values),
             "attributes": {name: list(scale) for name, scale in (config.attributes or {}).items()},
+            "prompt_bank": config.prompt_bank,
             "calibration": config.calibration,
+            "prompt_bank": config.prompt_bank,
             "provenance": public(config.provenance),
             "preprocessing": self.processor.to_dict(),
             "weights": weights_fingerprint(self.model),
@@ -114,6 +116,10 @@ class ScorerModule(nn.Module):
         self.names = ["distribution", "score"]
         if model.attribute_head is not None:
             self.names.append("attributes")
+        if model.config.prompt_bank:
+            self.names.append("prompt_attributes")
+        if model.config.prompt_bank:
+            self.names.append("prompt_attributes")
         self.names.append("aligned_embeds" if len(model.projectors) else "pooler_output")
         self.eval()
 
@@ -129,9 +135,9 @@ def export_onnx(checkpoint: str | os.PathLike, output: str | os.PathLike, *, ove
     `pipeline.onnx` takes decoded pictures: `image`, uint8 `(batch, 3, height, width)`, red, green, blue, of any size. Resize,
     crop and normalisation of the checkpoint's image processor are in the graph, as Pillow does them. `model.onnx` takes
     `pixel_values`, float32 `(batch, 3, height, width)`, as the image processor makes them, so that pictures of unlike sizes
-    fit in one batch. Both give `distribution` `(batch, bins)`, `score` `(batch,)`, of a model with attributes `attributes`
-    `(batch, n_attributes)`, and `aligned_embeds` `(batch, dim)`, of a model without projector `pooler_output`. The weights
-    are in both files.
+    fit in one batch. Both give `distribution` `(batch, bins)`, `score` `(batch,)`, where the model has them `attributes` and
+    `prompt_attributes` `(batch, number)`, and `aligned_embeds` `(batch, dim)`, of a model without projector `pooler_output`.
+    The weights are in both files.
 
     Args:
         checkpoint: trained teacher or student, Hub name or folder.
@@ -300,7 +306,7 @@ def check_graphs(scorer: Scorer, folder: Path, tolerance: float | None = TOLERAN
     Raises:
         ExportError: they differ by more.
     """
-    model, pixels = scorer.model, probe_pixels(scorer.preprocessing)
+    pixels = probe_pixels(scorer.preprocessing)
     session = session_of(folder / MODEL_FILE)
     gaps = {MODEL_FILE: 0.0, PIPELINE_FILE: 0.0}
     for batch in (pixels[:1], pixels[1:]):

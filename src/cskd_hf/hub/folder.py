@@ -25,13 +25,12 @@ from .remote_code import add_remote_code
 
 logger = logging.getLogger(__name__)
 
-PROMPT_BANK_FILE = "prompt_bank.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
 _ONNX = ("*.onnx", "*.onnx.data", "*.onnx_data")
 
 WRITTEN = (
     "config.json", "preprocessor_config.json", "model*.safetensors", _WEIGHTS_INDEX, CARD, RESULTS,
-    PROMPT_BANK_FILE, *_ONNX, "*_cskd.py", HANDLER_FILE, REQUIREMENTS_FILE, f"{EXAMPLES}/*", f"{EVAL_RESULTS}/*",
+    *_ONNX, "*_cskd.py", HANDLER_FILE, REQUIREMENTS_FILE, f"{EXAMPLES}/*", f"{EVAL_RESULTS}/*",
 )  # fmt: skip
 """Patterns of all files that a published folder may have: what an earlier push left of them goes with the next."""
 
@@ -81,8 +80,7 @@ def build_folder(
     Returns:
         The folder: config.json, preprocessor_config.json, model.safetensors, README.md (the card), results.json (the
         card's figures, unrounded), the card's examples; unless native, the flat code of `models/` with the entries of
-        config.json that name it, handler.py and requirements.txt, and prompt_bank.safetensors and *.onnx where the
-        checkpoint holds them.
+        config.json that name it, handler.py and requirements.txt, and *.onnx where the checkpoint holds them.
 
     Raises:
         PublishError: the card would lack data, licence or metrics; a file holds a pickle; or the folder, loaded again,
@@ -142,14 +140,12 @@ def _own_config(checkpoint: Path) -> dict[str, Any]:
 
 
 def _copy_checkpoint(checkpoint: Path, folder: Path, config: dict[str, Any]) -> None:
-    """Config, preprocessing and weights, and what was built for the same weights: ONNX graphs and the prompt bank."""
+    """Config, preprocessing and weights, and what was built for the same weights: ONNX graphs."""
     write_json(folder / "config.json", config)
     names = ["preprocessor_config.json", *_weights_of(checkpoint)]
     graphs = [path for pattern in _ONNX for path in sorted(checkpoint.glob(pattern))]
     _check_graphs(checkpoint, graphs)
     names += [path.name for path in graphs]
-    if (checkpoint / PROMPT_BANK_FILE).is_file():
-        names.append(PROMPT_BANK_FILE)
     for name in names:
         if not (checkpoint / name).is_file():
             raise PublishError(f"'{checkpoint}' has no file '{name}', which belongs to a checkpoint; save it again.")

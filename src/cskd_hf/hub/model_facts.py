@@ -45,6 +45,7 @@ def model_facts(model: CSKDForImageAesthetics, preprocessing: Preprocessing) -> 
         "attributes": dict(config.attributes or {}),
         "reference_encoders": list(config.reference_encoders),
         "calibration": getattr(config, "calibration", None),
+        "prompt_bank": config.prompt_bank,
         "height": preprocessing.size[0],
         "width": preprocessing.size[1],
         "mean": [round(value, 6) for value in preprocessing.mean],

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .calibration_cskd import checked_calibration
+from .prompts_cskd import checked_prompt_bank
 
 POOLINGS = ("auto", "cls", "mean", "pooler")
 PROJECTORS = ("linear", "mlp")
@@ -46,6 +47,8 @@ class CSKDConfig(PreTrainedConfig):
         calibration (`dict`, *optional*):
             What scores mean beside others: `quantiles` of a reference set, and a `map` from scores to ratings; see
             `checked_calibration`.
+        prompt_bank (`dict`, *optional*):
+            The pairs of prompts whose embeddings the model holds in `prompt_embeds`; see `checked_prompt_bank`.
         provenance (`dict`, *optional*):
             How the checkpoint came to be (recipe, data, seeds, versions); carried into every pipeline result.
         history (`list[dict]`, *optional*):
@@ -68,6 +71,7 @@ class CSKDConfig(PreTrainedConfig):
     score_values: list[float | int] | tuple[float | int, ...] = tuple(range(1, 11))
     attributes: dict | None = None
     calibration: dict | None = None
+    prompt_bank: dict | None = None
     initializer_range: float = 0.02
     provenance: dict | None = None
     history: list[dict] | tuple[dict, ...] | None = None
@@ -81,6 +85,7 @@ class CSKDConfig(PreTrainedConfig):
         self.attributes = _checked_attributes(self.attributes)
         self.calibration = checked_calibration(self.calibration)
         self.reference_encoders = _checked_references(self.reference_encoders)
+        self.prompt_bank = checked_prompt_bank(self.prompt_bank, self.reference_encoders)
         # The bins are the labels, so that stock image-classification tools name them by their value.
         kwargs["id2label"] = {i: f"{value:g}" for i, value in enumerate(self.score_values)}
         kwargs["label2id"] = {label: i for i, label in kwargs["id2label"].items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ from .encoders_cskd import (
     suitable_encoder_class,
     vision_config,
 )
+from .prompts_cskd import PromptBank
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     # transformers ships the files that this one imports: the pipeline's too, so that a model that was loaded with its own
@@ -45,6 +49,8 @@ class CSKDFeatureAlignmentOutput(ModelOutput):
         aligned_embeds (`torch.FloatTensor` of shape `(batch_size, reference_dim)`):
             The feature in the space of the first reference encoder.
         projections (`tuple[torch.FloatTensor]`): the same for every reference encoder, in the order of the config.
+        prompt_attributes (`torch.FloatTensor` of shape `(batch_size, n_prompt_attributes)`, *optional*):
+            See [`CSKDImageAestheticsOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the pooled feature.
         last_hidden_state: the encoder's token or feature map.
         hidden_states, attentions: the encoder's, where asked for.
@@ -53,6 +59,7 @@ class CSKDFeatureAlignmentOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     aligned_embeds: torch.FloatTensor | None = None
     projections: tuple[torch.FloatTensor, ...] | None = None
+    prompt_attributes: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -69,6 +76,8 @@ class CSKDImageAestheticsOutput(ModelOutput):
         score (`torch.FloatTensor` of shape `(batch_size,)`): its mean, on the scale of `config.score_values`, float32.
         attributes (`torch.FloatTensor` of shape `(batch_size, n_attributes)`, *optional*):
             Each attribute on its own scale, in the order of `config.attributes`, float32; where the model has any.
+        prompt_attributes (`torch.FloatTensor` of shape `(batch_size, n_prompt_attributes)`, *optional*):
+            How far the image leans to the first prompt of each pair of `config.prompt_bank`, 0 to 1, float32.
         aligned_embeds (`torch.FloatTensor` of shape `(batch_size, reference_dim)`, *optional*):
             The feature in the space of the first reference encoder, comparable with CLIP text embeddings.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, feature_size)`): the pooled feature.
@@ -80,6 +89,7 @@ class CSKDImageAestheticsOutput(ModelOutput):
     distribution: torch.FloatTensor | None = None
     score: torch.FloatTensor | None = None
     attributes: torch.FloatTensor | None = None
+    prompt_attributes: torch.FloatTensor | None = None
     aligned_embeds: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
@@ -103,7 +113,7 @@ def squared_emd(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return difference.square().mean(-1)
 
 
-class CSKDPreTrainedModel(PreTrainedModel):
+class CSKDPreTrainedModel(PromptBank, PreTrainedModel):
     """Encoder, pooling and projectors, shared by the two CSKD models; weight initialisation and loading."""
 
     config_class = CSKDConfig
@@ -126,9 +136,12 @@ class CSKDPreTrainedModel(PreTrainedModel):
         self.projectors = nn.ModuleList(
             _projector(config, reference["dim"]) for reference in config.reference_encoders
         )
+        self.make_prompts()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PromptBank) and module.config.prompt_bank:
+            init.constant_(module.prompt_embeds, float("nan"))  # where a checkpoint lacks them
         # The backbone initialises its own modules; these are the heads and projectors.
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
@@ -177,6 +190,11 @@ class CSKDPreTrainedModel(PreTrainedModel):
         if isinstance(encoder, CSKDPreTrainedModel):
             fields = {name: getattr(encoder.config, name) for name in _INHERITED_FIELDS}
             backbone = encoder.backbone
+            if encoder.config.prompt_bank:
+                logger.warning(
+                    "the encoder's prompt bank is left behind, since training changes the space that it is in; build it anew "
+                    "for the trained model with `cskd-hf prompts`"
+                )
         else:
             fields = {"backbone_config": encoder.config}
             backbone = encoder
@@ -297,6 +315,7 @@ class CSKDForFeatureAlignment(CSKDPreTrainedModel):
             loss=loss,
             aligned_embeds=projections[0] if projections else None,
             projections=projections,
+            prompt_attributes=self.prompt_values(projections),
             pooler_output=pooled,
             last_hidden_state=outputs.get("last_hidden_state"),
             hidden_states=outputs.get("hidden_states"),
@@ -343,6 +362,7 @@ class CSKDForImageAesthetics(CSKDPreTrainedModel):
             distribution=distribution,
             score=score,
             attributes=self.attribute_values(pooled),
+            prompt_attributes=self.prompt_values(projections),
             aligned_embeds=projections[0] if projections else None,
             pooler_output=pooled,
             last_hidden_state=outputs.get("last_hidden_state"),

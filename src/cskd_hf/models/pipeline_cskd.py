@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sized
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .calibration_cskd import calibrated_score, percentile
 from .image_loading_cskd import ImageLoadError, load_image
+from .image_preparation_cskd import resize_side, within_reach
+from .image_sources_cskd import describe_source
+from .pipeline_inputs_cskd import PreparedItems, PreparedStream, Results, grouped, many_or_one
+
+logger = logging.get_logger(__name__)
+
+ON_ERROR = ("raise", "return")
+_READING = ("allow_truncated", "max_pixels", "on_error", "reduced_decoding", "timeout")
+_OPTIONS = sorted((*_READING, "batch_size", "num_workers", "top_attributes"))
 
 
 class ImageAestheticsPipeline(Pipeline):
@@ -44,23 +56,38 @@ class ImageAestheticsPipeline(Pipeline):
                 "student from it first: `cskd-hf teacher --encoder ...`."
             )
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        """Score one image or many.
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Score one image or many. Every keyword can also be given to `pipeline(...)`, for all calls.
 
         Args:
-            inputs: a path, URL, bytes, PIL image, or a list, generator or dataset of these.
-            kwargs: `batch_size` and `num_workers`, used for lists, generators and datasets.
+            inputs: a path, URL, bytes, PIL image, array or tensor (see `load_image`); or a list or tuple of these; or, to be
+                walked through lazily, a generator or other iterator, a torch dataset, a `KeyDataset`, a `datasets` dataset
+                with a column of images (`image`, or the only one there is) or such a column of it.
+            batch_size: images a forward, of a list or what is walked through; it changes no score beyond rounding.
+            num_workers: processes that read and prepare images, of the same; an iterator has one at most.
+            on_error: "raise" an image that cannot be read, in its turn; or "return" for it, in its place,
+                `{"error": reason, "source": name}`.
+            top_attributes: give only so many attributes, those that lie highest on their own scales, the highest first.
+            reduced_decoding: decode a large JPEG at 1/2, 1/4 or 1/8 scale, never below twice what the image processor
+                resizes to: faster, and changes a score a little.
+            allow_truncated: score what can be decoded of a file that breaks off.
+            max_pixels, timeout: as in `load_image`.
 
         Returns:
             For each image `score` (mean of the predicted histogram) and `score_std` on the scale, `scale` (lowest and
             highest possible score), `distribution` (probability by bin value) and `provenance`; of a model with
-            attributes also `attributes`, the value of each by name; of a calibrated one also `percentile`, the share in
+            attributes also `attributes`, the value of each by name; of one with a prompt bank also `prompt_attributes`, how
+            far the image leans to the first prompt of each pair, 0 to 1; of a calibrated one also `percentile`, the share in
             percent of its reference set that scores lower, and `calibrated_score`, the rating that images of such a
-            score got, where that was fitted.
+            score got, where that was fitted. A dict for one image, a list for a list, an iterator for what is lazy.
 
         Raises:
             ImageLoadError: an image cannot be read; the message names it.
+            TypeError, ValueError: an unknown keyword, or a value that is not allowed.
         """
+        inputs = many_or_one(inputs)
+        if isinstance(inputs, list) and not inputs:  # transformers looks at the first
+            return []
         return super().__call__(inputs, **kwargs)
 
     def score_many(self, images: Iterable[Any], load: Callable[[Any], Any] | None = None) -> list[dict[str, Any]]:
@@ -73,54 +100,131 @@ class ImageAestheticsPipeline(Pipeline):
         Returns:
             For each image, in order, what the call returns for it, or `{"error": reason}`.
         """
-        results: list[dict[str, Any]] = []
-        by_shape: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
-        for number, image in enumerate(images):
-            results.append({})
+        prepare = partial(self.preprocess, **{**self._preprocess_params, "on_error": "return"})
+        prepared = []
+        for image in images:
             try:
-                pixels = self.preprocess(load(image) if load else image)["pixel_values"]  # (1, 3, height, width)
+                prepared.append(prepare(load(image) if load else image))
             except ImageLoadError as error:
-                results[number]["error"] = error.reason
-            else:
-                by_shape.setdefault(pixels.shape, []).append((number, pixels))
-        for members in by_shape.values():
-            numbers, pixels = zip(*members)
-            outputs = self.forward({"pixel_values": torch.cat(pixels)})
-            for place, number in enumerate(numbers):
-                results[number] |= self.postprocess(
-                    {name: value[place : place + 1] for name, value in outputs.items()}
-                )
-        return results
+                prepared.append({"error": error.reason})
+        results = self._score(grouped(prepared), self._forward_params, self._postprocess_params)
+        return [{"error": result["error"]} if "error" in result else result for result in results]
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        if kwargs:
-            raise TypeError(f"unknown arguments {sorted(kwargs)}; allowed: batch_size, num_workers.")
-        return {}, {}, {}
+        unknown = sorted(kwargs.keys() - set(_OPTIONS))
+        if unknown:
+            raise TypeError(f"unknown arguments {unknown}; allowed: {', '.join(_OPTIONS)}.")
+        if kwargs.get("on_error", "raise") not in ON_ERROR:
+            raise ValueError(f"on_error={kwargs['on_error']!r}; allowed: {', '.join(map(repr, ON_ERROR))}.")
+        for name in ("allow_truncated", "reduced_decoding"):
+            if not isinstance(kwargs.get(name, False), bool):
+                raise ValueError(f"{name}={kwargs[name]!r}; allowed: True or False.")
+        top = kwargs.get("top_attributes")
+        if top is not None:
+            if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+                raise ValueError(f"top_attributes={top!r}; allowed: an integer of at least 1, or None for all.")
+            if not (getattr(self.model.config, "attributes", None) or getattr(self.model.config, "prompt_bank", None)):
+                raise ValueError(f"top_attributes={top}, but this model has no attributes.")
+        reading = {name: kwargs[name] for name in _READING if name in kwargs}
+        return reading, {}, {"top_attributes": top} if "top_attributes" in kwargs else {}
 
-    def preprocess(self, image: Any) -> dict[str, torch.Tensor]:
-        inputs = self.image_processor(images=load_image(image), return_tensors="pt")
-        return inputs.to(self.model.dtype)
+    def preprocess(
+        self, image: Any, *, on_error: str = "raise", reduced_decoding: bool = False, **reading: Any
+    ) -> Mapping[str, Any]:
+        """Read and prepare one image.
+
+        Args:
+            image: what `load_image` takes.
+            on_error, reduced_decoding, reading: keywords of the call.
+
+        Returns:
+            `pixel_values` `(1, 3, height, width)`; or `error` and `source`.
+        """
+        try:
+            return self._prepared(image, resize_side(self.image_processor) if reduced_decoding else None, reading)
+        except ImageLoadError as error:
+            if on_error == "raise":
+                raise
+            return {"error": error.reason, "source": error.source}
+
+    def _prepared(self, source: Any, target_size: int | None, reading: dict[str, Any]) -> Mapping[str, torch.Tensor]:
+        name = describe_source(source)
+        image = within_reach(load_image(source, target_size=target_size, **reading), self.image_processor, name)
+        try:
+            return self.image_processor(images=image, return_tensors="pt").to(self.model.dtype)
+        except Exception as error:  # one image of a shape that a processor cannot take must not end a run over many
+            reason = f"the image processor cannot prepare it ({type(error).__name__}: {str(error)[:200]})"
+            raise ImageLoadError(name, reason) from error
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.model(**model_inputs)
         kept = {"distribution": output.distribution, "score": output.score}
-        return kept if output.attributes is None else kept | {"attributes": output.attributes}
+        further = {"attributes": output.attributes, "prompt_attributes": output.prompt_attributes}
+        return kept | {name: values for name, values in further.items() if values is not None}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-        first = {name: value[0] for name, value in model_outputs.items()}
-        return score_result(self.model.config, **first)
+    def _score(self, batch: dict[str, Any], forward_params: dict, postprocess_params: dict) -> list[dict[str, Any]]:
+        """Results of what `grouped` gives, in order."""
+        results = dict(batch["errors"])
+        for places, pixels in batch["groups"]:
+            outputs = self.forward({"pixel_values": pixels}, **forward_params)
+            for row, place in enumerate(places):
+                one = {name: value[row : row + 1] for name, value in outputs.items()}
+                results[place] = self.postprocess(one, **postprocess_params)
+        return [results[place] for place in sorted(results)]
+
+    def run_single(
+        self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
+    ) -> dict[str, Any]:
+        prepared = self.preprocess(inputs, **preprocess_params)
+        return self._score(grouped([prepared]), forward_params, postprocess_params)[0]
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Results:
+        keep_errors = preprocess_params.get("on_error") == "return"
+        # An error travels from a worker as a value, which, unlike an exception, arrives whole and in its place.
+        prepare = partial(self.preprocess, **{**preprocess_params, "on_error": "return"})
+        if isinstance(inputs, Sized):
+            items = PreparedItems(inputs, prepare, keep_errors)
+        else:
+            if num_workers > 1:
+                logger.warning(f"num_workers={num_workers}, but each worker would walk through all of an iterator: taking 1.")
+                num_workers = 1
+            items = PreparedStream(inputs, prepare)
+        loader = DataLoader(items, batch_size=batch_size, num_workers=num_workers, collate_fn=grouped)
+        score = partial(self._score, forward_params=forward_params, postprocess_params=postprocess_params)
+        return Results(loader, score, keep_errors)
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_attributes: int | None = None) -> dict[str, Any]:
+        result = score_result(self.model.config, **{name: value[0] for name, value in model_outputs.items()})
+        if top_attributes is not None:
+            for field in ("attributes", "prompt_attributes"):
+                if field in result:
+                    result[field] = _highest(result[field], self.model.config.attributes or {}, top_attributes)
+        return result
 
 
 def score_result(
-    config: Any, distribution: torch.Tensor, score: torch.Tensor, attributes: torch.Tensor | None = None
+    config: Any,
+    distribution: torch.Tensor,
+    score: torch.Tensor,
+    attributes: torch.Tensor | None = None,
+    prompt_attributes: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """What the pipeline says of an image.
 
     Args:
-        config: with `score_values`, `provenance`, `calibration` and `attributes`, as `CSKDConfig` has them.
+        config: with `score_values`, `provenance`, `calibration`, `attributes` and `prompt_bank`, as `CSKDConfig` has them.
         distribution: `(bins,)`.
         score: `()`.
         attributes: `(n_attributes,)`.
+        prompt_attributes: `(n_prompt_attributes,)`.
     """
     distribution = distribution.double()
     values = torch.tensor(config.score_values, dtype=torch.float64)
@@ -139,7 +243,20 @@ def score_result(
             result["calibrated_score"] = calibrated_score(mean, **calibration["map"])
     if attributes is not None:
         result["attributes"] = dict(zip(config.attributes, attributes.tolist()))
+    if prompt_attributes is not None:
+        names = [pair["name"] for pair in config.prompt_bank["attributes"]]
+        result["prompt_attributes"] = dict(zip(names, prompt_attributes.tolist()))
     return result
+
+
+def _highest(values: dict[str, float], scales: dict[str, Any], number: int) -> dict[str, float]:
+    """The `number` values that lie highest on their scales (lowest and highest value by name; else 0 to 1)."""
+
+    def height(name: str) -> float:
+        low, high = scales.get(name, (0, 1))
+        return (values[name] - low) / (high - low)
+
+    return {name: values[name] for name in sorted(values, key=height, reverse=True)[:number]}
 
 
 __all__ = ["ImageAestheticsPipeline"]

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from ..evaluation.predict import weights_fingerprint
 from ..files import replaced_file
 from ..models.modeling_cskd import CSKDForImageAesthetics
+from ..models.prompts_cskd import PROMPT_EMBEDS
 
 SUFFIX = ".safetensors"
 _FORMAT = "cskd_hf.task_vector"
@@ -85,7 +86,7 @@ def task_vector(base: CSKDForImageAesthetics, personal: CSKDForImageAesthetics, 
     Raises:
         VectorError: the two are of different architectures.
     """
-    before, after = base.state_dict(), personal.state_dict()
+    before, after = _weights(base), _weights(personal)
     shapes = [{name: value.shape for name, value in state.items()} for state in (before, after)]
     if shapes[0] != shapes[1]:
         raise VectorError("the personal model is of another architecture than the base, so they have no difference.")
@@ -95,6 +96,10 @@ def task_vector(base: CSKDForImageAesthetics, personal: CSKDForImageAesthetics, 
         if before[name].is_floating_point() and not torch.equal(before[name], after[name])
     }
     return TaskVector(tensors, base_of(base), facts)
+
+
+def _weights(model: CSKDForImageAesthetics) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name != PROMPT_EMBEDS}
 
 
 def base_of(model: CSKDForImageAesthetics) -> str:
@@ -107,7 +112,7 @@ def base_of(model: CSKDForImageAesthetics) -> str:
 def add_vector(model: CSKDForImageAesthetics, vector: TaskVector, scale: float = 1.0) -> None:
     """Add a vector to the weights, in place; a negative scale takes it away again.
 
-    Adding and subtracting the same vector gives the weights back up to the rounding of their format.
+    The calibration of the model goes, and where the vector changes the encoder, its prompt bank. Adding and subtracting the same vector gives the weights back up to the rounding of their format.
 
     Args:
         model: the base, or the base with other vectors added.
@@ -136,6 +141,8 @@ def add_vector(model: CSKDForImageAesthetics, vector: TaskVector, scale: float =
     provenance = dict(model.config.provenance or {})
     added = [*provenance.get(_MARK, {}).get("added", []), {"vector": _named(vector), "scale": scale}]
     model.config.calibration = None  # it is of other weights
+    if any(name.startswith(("backbone.", "projectors.")) for name in vector.tensors):
+        model.set_prompts(None)  # the space that they are in has changed; a head alone leaves it as it is
     model.config.provenance = provenance | {_MARK: {"base": own, "added": added}}
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from .engine import ScoringError
-from .onnx_metadata import read_metadata
+from .onnx_metadata import FIELDS, read_metadata
 from .preparation import Preparation
 
+_RESULTS = ("distribution", "score", "attributes", "prompt_attributes")
 _EMBEDS = ("aligned_embeds", "pooler_output")
 
 
@@ -60,7 +61,8 @@ class OnnxEngine:
             "graph": known.get("quantisation", {}).get("scheme", "onnx"),
             **self.preparation.settings,
         }
-        self._known = SimpleNamespace(**{name: known[name] for name in ("score_values", "provenance", "calibration")})
+        of_config = ("score_values", "provenance", "calibration", "prompt_bank")
+        self._known = SimpleNamespace(**{name: known[name] for name in of_config})
         self._known.attributes = self.attributes
         self._outputs = [output.name for output in self.session.get_outputs()]
 
@@ -75,7 +77,7 @@ class OnnxEngine:
         outputs = dict(zip(self._outputs, self.session.run(None, {"pixel_values": pixels})))
         tensors = {
             name: torch.from_numpy(np.asarray(outputs[name]))
-            for name in ("distribution", "score", "attributes")
+            for name in ("distribution", "score", "attributes", "prompt_attributes")
             if name in outputs
         }
         results = [

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..models.image_loading_cskd import load_image
+from ..files import plain
+from ..models.image_loading_cskd import ImageLoadError, load_image, read_header
 
 _LEVELS = 256
 
@@ -35,13 +36,12 @@ class Preparation:
     @property
     def settings(self) -> dict[str, Any]:
         """What the pixels depend on, of what JSON holds."""
-        processor = {
-            key: value
-            for key, value in sorted(self.processor.to_dict().items())
-            if isinstance(value, (bool, int, float, str, list, dict)) and not key.startswith("_")
-        }
+        kept = (bool, int, float, str, list, tuple, dict)
+        own = {key: value for key, value in self.processor.to_dict().items() if isinstance(value, kept)}
+        # One name stands for two classes of transformers, with and without torchvision, whose pixels differ a little.
+        own["image_processor_type"] = type(self.processor).__name__
         return {
-            "preprocessing": processor,
+            "preprocessing": plain(dict(sorted(own.items()))),
             "reduced_decoding": self.reduced_decoding,
             "allow_truncated": self.allow_truncated,
         }
@@ -57,6 +57,18 @@ class Preparation:
         """
         options: dict[str, Any] = {"allow_truncated": True} if self.allow_truncated else {}
         return self.prepared(load_image(source, target_size=self.target_size, **options))
+
+    def decoded_pixels(self, source: Any) -> int:
+        """How many pixels decoding an image will hold at once, from its header; 0 where that cannot be read."""
+        try:
+            kind, width, height = read_header(source)
+        except ImageLoadError:
+            return 0  # reading it will say why
+        scale = 1
+        if self.target_size and kind in ("JPEG", "MPO"):
+            while scale < 8 and min(width, height) >= 4 * scale * self.target_size:
+                scale *= 2
+        return (width // scale) * (height // scale)
 
     def prepared(self, image: Image.Image) -> np.ndarray:
         """float32 `(3, height, width)` of an upright RGB picture."""

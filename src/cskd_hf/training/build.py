@@ -73,7 +73,8 @@ def _config_without_weights(path: Path, kwargs: dict[str, Any]) -> CSKDConfig:
     config = AutoConfig.for_model(**json.loads(file.read_text()))
     if isinstance(config, CSKDConfig):
         # New weights have no past.
-        return CSKDConfig(**{**config.to_diff_dict(), "provenance": None, "history": None, **kwargs})
+        past = dict.fromkeys(("provenance", "history", "calibration", "prompt_bank"))
+        return CSKDConfig(**{**config.to_diff_dict(), **past, **kwargs})
     return CSKDConfig(backbone_config=config, **kwargs)
 
 

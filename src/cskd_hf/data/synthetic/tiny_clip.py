@@ -1,7 +1,7 @@
 """A tiny CLIP of synthetic photographs: its word tokenizer, its architecture and its pretraining.
 
 The weights in the package's `assets/tiny_clip` were made by `examples/pretrain_tiny_clip.py` with this module. They
-are an ordinary `CLIPModel` checkpoint; the tokenizer is only needed to write prompts for its text tower.
+are an ordinary `CLIPModel` checkpoint with a tokenizer that `AutoTokenizer` loads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,9 +46,26 @@ class WordTokenizer:
         return cls(json.loads((Path(folder) / "vocab.json").read_text(encoding="utf-8")))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `vocab.json` into `folder`."""
+        """Writes `vocab.json` into `folder`, and the files that transformers' `AutoTokenizer` reads."""
         text = json.dumps(self.vocabulary, indent=0, ensure_ascii=False)
         (Path(folder) / "vocab.json").write_text(text + "\n", encoding="utf-8")
+        self._as_stock().save(str(Path(folder) / "tokenizer.json"))
+        names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), _SPECIAL_WORDS, strict=True))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_WORDS, **names}
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def _as_stock(self) -> tokenizers.Tokenizer:
+        """The same as a tokenizer of the `tokenizers` library."""
+        stock = tokenizers.Tokenizer(tokenizers.models.WordLevel(self.vocabulary, unk_token=_SPECIAL_WORDS[_UNKNOWN]))
+        stock.normalizer = tokenizers.normalizers.Sequence(
+            [tokenizers.normalizers.Lowercase(), tokenizers.normalizers.Replace(",", " ")]
+        )
+        stock.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        begin, end = _SPECIAL_WORDS[_BEGIN], _SPECIAL_WORDS[_END]
+        stock.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{begin} $A {end}", special_tokens=[(begin, _BEGIN), (end, _END)]
+        )
+        return stock
 
     def __call__(self, captions: list[str]) -> Tensor:
         """Encodes captions.
