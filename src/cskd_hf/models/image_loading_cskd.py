@@ -15,9 +15,10 @@ from .image_colours_cskd import raw_mode, upright_srgb
 from .image_sources_cskd import ImageLoadError, describe_source, is_tensor, open_stream, picture_of_array
 
 _MIN_DRAFT_OVERSAMPLING = 2
+_PREFIX = 16
 # Pillow hands EPS files to Ghostscript, an external interpreter: not for files of unknown origin.
 _REFUSED_FORMATS = frozenset({"EPS"})
-# ISO/IEC 23008-12, annex B: brands of HEIF files, the last two of any codec.
+# ISO/IEC 23008-12, annex B: brands of HEIF files; the last two are of any codec, AVIF too.
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _PLANAR_TAG, _SEPARATE_PLANES, _BITS_TAG = 284, 2, 258
@@ -115,7 +116,7 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
     Above that limit `Image.open` warns or raises, whatever limit the caller asked for, and only a change of the global
     would stop it. So the registered openers are called here, and the caller checks the size.
     """
-    prefix = stream.read(16)
+    prefix = stream.read(_PREFIX)
     if not prefix:
         raise ImageLoadError(name, "it is empty (0 bytes)")
     tried: set[str] = set(_REFUSED_FORMATS)
@@ -132,9 +133,10 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
                 stream.seek(0)
                 return factory(stream, "")
             except (SyntaxError, IndexError, TypeError, struct.error) as error:  # the openers' ways to say "not mine"
-                if accept and not refusal:
-                    refusal = f"it begins like a {image_format} file, but its header is broken or unknown to Pillow ({error})"
-    if prefix[4:8] == b"ftyp":
+                if accept and not refusal and len(prefix) == _PREFIX:
+                    cause = str(error) if isinstance(error, SyntaxError) else "it breaks off"
+                    refusal = f"it begins like a {image_format} file, but Pillow cannot read its header ({cause})"
+    if prefix[4:8] == b"ftyp" and (not refusal or prefix[8:12] in _HEIF_BRANDS):
         return _open_heif(stream, name, prefix[8:12])
     raise ImageLoadError(name, refusal or "it is not an image of a format that Pillow knows")
 
@@ -142,7 +144,7 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
 def _open_heif(stream: BinaryIO, name: str, brand: bytes) -> Image.Image:
     """Open a HEIF file by pillow-heif, without entering it in Pillow's global register of formats."""
     if brand in _AVIF_BRANDS:
-        raise ImageLoadError(name, "it is an AVIF file, damaged or of a Pillow without AVIF (11.3 or later reads it)")
+        raise ImageLoadError(name, "it is an AVIF file, which Pillow reads from version 11.3 on")
     if brand not in _HEIF_BRANDS:
         shown = brand.decode("latin-1").strip()
         raise ImageLoadError(name, f"it is a video or another file of the MP4 family (brand {shown!r}), not an image")

@@ -51,7 +51,7 @@ def score_command(namespace: argparse.Namespace) -> int:
             path=ledger_path(namespace.output), batch_size=namespace.batch_size, workers=namespace.workers,
             state_of=_state_of(namespace), quiet=namespace.quiet,
         )  # fmt: skip
-        return _report(ledger, engine, namespace, bool(listing.closed)) if ledger else ALL_SCORED
+        return _report(ledger, namespace, bool(listing.closed)) if ledger else ALL_SCORED
     finally:
         if ledger:
             ledger.close()
@@ -170,14 +170,14 @@ def _absorb_parts(ledger: Ledger, path: Path, drop: bool = False) -> None:
             ledger.absorb(part)
 
 
-def _report(ledger: Ledger, engine: Engine, namespace: argparse.Namespace, unsearched: bool) -> int:
+def _report(ledger: Ledger, namespace: argparse.Namespace, unsearched: bool) -> int:
     """Write the output and print the table; returns the exit code."""
     scored, unreadable = ledger.counts()
     if namespace.output:
         results = ledger.results(
             best_first=namespace.sort == "score", top=namespace.top, unreadable=False if namespace.top else None
         )
-        write_results(results, namespace.output, engine.attributes)
+        write_results(results, namespace.output, sample=next(ledger.results(unreadable=False), {}))
     if scored:
         # A file holds them all, so the terminal need not.
         shown = namespace.top or (min(scored, _SHOWN) if namespace.output else scored)

@@ -103,7 +103,7 @@ class Ledger:
                     key for key in old.keys() | settings.keys() if old.get(key) != json.loads(new).get(key)
                 )
                 raise ScoringError(
-                    f"'{self.path}' holds {count} scores of another model or setting (other: {', '.join(differing)}); "
+                    f"'{self.path}' holds {count} results of another model or setting (other: {', '.join(differing)}); "
                     "--restart scores all images again, another --output keeps both."
                 )
             self._base.execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (new,))
@@ -169,9 +169,16 @@ class Ledger:
             yield from by_batch.values()
 
     def write(self, batch: Iterable[Scored]) -> None:
-        """Keep the results of a batch; they are safe from a kill of the process when this returns."""
-        with self._transaction():
-            self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        """Keep the results of a batch; they are safe from a kill of the process when this returns.
+
+        Raises:
+            OSError: the disk is full, or the like; what was written before stays.
+        """
+        try:
+            with self._transaction():
+                self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write to '{self.path}': {error}") from error
 
     def absorb(self, part: Path) -> None:
         """Take over the results of another ledger, and remove it.
@@ -182,7 +189,7 @@ class Ledger:
         with Ledger(part) as other:
             if other._settings() not in (None, self._settings()):
                 raise ScoringError(
-                    f"'{part}' holds scores of another model or setting; --restart scores all images again."
+                    f"'{part}' holds results of another model or setting; --restart scores all images again."
                 )
             rows = other._base.execute("SELECT path, size, mtime_ns, digest, score, result FROM results")
             with self._transaction():

@@ -16,6 +16,7 @@ from .engine import ScoringError
 
 OUTPUT_EXTENSIONS = (".csv", ".jsonl", ".parquet")
 _NUMBERS = ("score", "score_std", "scale_low", "scale_high", "percentile", "calibrated_score")
+_NAMED = {"attributes": "attribute", "prompt_attributes": "prompt"}  # field of a result: start of the columns' names
 _ROW_GROUP = 16_384
 _FEW = 20
 
@@ -35,36 +36,37 @@ def check_output(output: str | None) -> None:
         raise ScoringError(f"--output '{output}' is a folder; give a file.")
 
 
-def columns(attributes: Sequence[str]) -> tuple[str, ...]:
+def columns(sample: dict[str, Any]) -> tuple[str, ...]:
     """Columns of a CSV or Parquet file.
 
     Args:
-        attributes: of the model.
+        sample: any result of the model with a score, or nothing; it shows which attributes the model has.
     """
-    return ("path", *_NUMBERS, *(f"attribute_{name}" for name in attributes), "error")
+    named = [name for name in flat_row(sample) if name.startswith(tuple(f"{prefix}_" for prefix in _NAMED.values()))]
+    return ("path", *_NUMBERS, *named, "error")
 
 
 def flat_row(result: dict[str, Any]) -> dict[str, Any]:
-    """A result as a row of a table: `scale` and `attributes` become columns of their own."""
-    row = {key: value for key, value in result.items() if key not in ("scale", "attributes")}
+    """A result as a row of a table: `scale`, `attributes` and `prompt_attributes` become columns of their own."""
+    row = {key: value for key, value in result.items() if key != "scale" and key not in _NAMED}
     if "scale" in result:
         row["scale_low"], row["scale_high"] = result["scale"]
-    return row | {f"attribute_{name}": value for name, value in result.get("attributes", {}).items()}
+    for field, prefix in _NAMED.items():
+        row |= {f"{prefix}_{name}": value for name, value in result.get(field, {}).items()}
+    return row
 
 
-def write_results(
-    results: Iterable[dict[str, Any]], output: str | os.PathLike, attributes: Sequence[str] = ()
-) -> None:
+def write_results(results: Iterable[dict[str, Any]], output: str | os.PathLike, sample: dict[str, Any]) -> None:
     """Write results to a file, which appears whole or not at all.
 
     Args:
         results: each with `path`, in the order of the rows; read one after the other.
         output: .csv, .jsonl or .parquet.
-        attributes: names of the model's attributes, columns of a CSV or Parquet file.
+        sample: see `columns`.
     """
     path = Path(output)
     opened = {".csv": _csv_file, ".jsonl": _json_lines, ".parquet": _parquet_file}[path.suffix.lower()]
-    with replaced_file(path) as partial, opened(partial, columns(attributes)) as write:
+    with replaced_file(path) as partial, opened(partial, columns(sample)) as write:
         for result in results:
             write(result)
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from ..files import plain
 from ..models.image_loading_cskd import ImageLoadError, load_image, read_header
+from ..models.image_preparation_cskd import resize_side, within_reach
+from ..models.image_sources_cskd import describe_source
 
 _LEVELS = 256
 
@@ -55,8 +57,8 @@ class Preparation:
         Raises:
             ImageLoadError: it cannot be read.
         """
-        options: dict[str, Any] = {"allow_truncated": True} if self.allow_truncated else {}
-        return self.prepared(load_image(source, target_size=self.target_size, **options))
+        image = load_image(source, target_size=self.target_size, allow_truncated=self.allow_truncated)
+        return self.prepared(image, describe_source(source))
 
     def decoded_pixels(self, source: Any) -> int:
         """How many pixels decoding an image will hold at once, from its header; 0 where that cannot be read."""
@@ -70,25 +72,25 @@ class Preparation:
                 scale *= 2
         return (width // scale) * (height // scale)
 
-    def prepared(self, image: Image.Image) -> np.ndarray:
-        """float32 `(3, height, width)` of an upright RGB picture."""
+    def prepared(self, image: Image.Image, name: str = "<PIL image>") -> np.ndarray:
+        """float32 `(3, height, width)`.
+
+        Args:
+            image: upright RGB picture.
+            name: of the picture, for errors.
+
+        Raises:
+            ImageLoadError: the processor cannot take a picture of its shape.
+        """
+        image = within_reach(image, self.processor, name)
         pixels = self.shortcut(image) if self.shortcut else None
-        if pixels is None:
-            pixels = _processed(self.processor, image)
-        return pixels
-
-
-def resize_side(processor: Any) -> int | None:
-    """Short side in pixels that a processor resizes to, for `load_image(target_size=)`; `None` where it names none.
-
-    Args:
-        processor: image processor of transformers.
-    """
-    size = _named(getattr(processor, "size", None)) if getattr(processor, "do_resize", False) else {}
-    if size.get("shortest_edge"):
-        return int(size["shortest_edge"])
-    sides = [int(size[name]) for name in ("height", "width") if size.get(name)]
-    return max(sides, default=None)
+        if pixels is not None:
+            return pixels
+        try:
+            return _processed(self.processor, image)
+        except Exception as error:  # as in the pipeline
+            reason = f"the image processor cannot prepare it ({type(error).__name__}: {str(error)[:200]})"
+            raise ImageLoadError(name, reason) from error
 
 
 class Shortcut:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from ..models.image_loading_cskd import ImageLoadError
 from .engine import Engine
 
-RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "attributes", "error")
+RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "attributes", "prompt_attributes", "error")
 """What is kept of a result for a list of many; the distribution and the provenance are not."""
 
 PIXELS_AT_ONCE = 48_000_000
@@ -90,11 +91,12 @@ def scan(
 
 def scan_batches(
     engine: Engine,
-    batches: Iterable[Sequence[str]],
+    batches: Iterable[Sequence[Any]],
     *,
     workers: int | None = None,
     embeds: bool = False,
     state_of: Callable[[str], FileState | None] | None = None,
+    source_of: Callable[[Any], Any] = Path,
 ) -> Iterator[list[Scored]]:
     """Score batches of files in their order.
 
@@ -106,8 +108,9 @@ def scan_batches(
         workers: threads that read and prepare; none is one a core, 0 does it between the forwards.
         embeds: see `Engine.score`.
         state_of: tells the state of a file before it is read; none does not look.
+        source_of: what the image door is given for an entry. A `Path` is a file, even if it is named like a URL.
     """
-    read = Reader(engine, state_of)
+    read = Reader(engine, state_of, source_of)
     for prepared in _read_ahead(read, batches, cores() if workers is None else workers):
         yield _forward(engine, prepared, embeds)
 
@@ -117,21 +120,27 @@ class Reader:
 
     Args:
         engine: prepares the images.
-        state_of: as in `scan_batches`.
+        state_of, source_of: as in `scan_batches`.
     """
 
-    def __init__(self, engine: Engine, state_of: Callable[[str], FileState | None] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        state_of: Callable[[str], FileState | None] | None = None,
+        source_of: Callable[[Any], Any] = Path,
+    ) -> None:
         self._prepare = engine.prepare
         self._pixels_of = getattr(engine.preparation, "decoded_pixels", None)
-        self._state_of = state_of
+        self._state_of, self._source_of = state_of, source_of
         self._room = PixelBudget(PIXELS_AT_ONCE)
 
     def __call__(self, path: str) -> _Prepared:
         state = None
         try:
             state = self._state_of(path) if self._state_of else None
-            with self._room.of(self._pixels_of(path) if self._pixels_of else 0):
-                return _Prepared(path, state, self._prepare(path), None)
+            source = self._source_of(path)
+            with self._room.of(self._pixels_of(source) if self._pixels_of else 0):
+                return _Prepared(path, state, self._prepare(source), None)
         except ImageLoadError as error:
             return _Prepared(path, state, None, error.reason or str(error))
         except MemoryError:

@@ -1,0 +1,67 @@
+"""`cskd-hf score` in processes that are killed (SIGKILL) while they write."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+# A server that has imported everything once: each process starts in an instant, and without the state of the tests.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["cskd_hf.models.pipeline_cskd", "cskd_hf.scoring.command", "cskd_hf.cli", "pyarrow.parquet"]
+)
+
+
+def _run(arguments: list[str], environment: dict[str, str], batches: int | None, delay: float) -> None:
+    import torch
+
+    from cskd_hf.cli import main
+    from cskd_hf.scoring.ledger import Ledger
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if batches is not None:
+        write, written = Ledger.write, []
+
+        def counting(self: Ledger, batch: list) -> None:
+            written.append(batch)
+            if len(written) == batches + 1:  # the moment lies before, in or after this batch or a later one
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            write(self, batch)
+
+        Ledger.write = counting
+    sys.exit(main(["score", *arguments, "--quiet"]))
+
+
+def score(
+    arguments: Sequence[object], *, processes: int = 1, batches: int | None = None, delay: float = 0.0
+) -> list[int | None]:
+    """Run the command; returns the exit code of each process, -9 where it was killed.
+
+    Args:
+        arguments: without the name of the command.
+        processes: ranks, each with the environment that torchrun gives it.
+        batches: each is killed after so many batches of its own.
+        delay: and so many seconds.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        texts = {name: str(value) for name, value in environment.items()} if processes > 1 else {}
+        started.append(_SERVER.Process(target=_run, args=([str(a) for a in arguments], texts, batches, delay)))
+        started[-1].start()
+    for process in started:
+        process.join(120)
+    if any(process.exitcode == -signal.SIGKILL for process in started):
+        for process in started:  # torchrun ends the others too
+            process.kill()
+            process.join()
+    return [process.exitcode for process in started]
