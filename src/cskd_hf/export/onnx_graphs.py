@@ -98,7 +98,6 @@ class Scorer:
             "attributes": {name: list(scale) for name, scale in (config.attributes or {}).items()},
             "prompt_bank": config.prompt_bank,
             "calibration": config.calibration,
-            "prompt_bank": config.prompt_bank,
             "provenance": public(config.provenance),
             "preprocessing": self.processor.to_dict(),
             "weights": weights_fingerprint(self.model),
@@ -116,8 +115,6 @@ class ScorerModule(nn.Module):
         self.names = ["distribution", "score"]
         if model.attribute_head is not None:
             self.names.append("attributes")
-        if model.config.prompt_bank:
-            self.names.append("prompt_attributes")
         if model.config.prompt_bank:
             self.names.append("prompt_attributes")
         self.names.append("aligned_embeds" if len(model.projectors) else "pooler_output")
