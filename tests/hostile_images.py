@@ -87,7 +87,9 @@ def _scene(seed: int) -> Image.Image:
 
 def _orientations(scene: Image.Image) -> dict[str, bytes]:
     files = {
-        f"exif-{orientation}.jpg": encode(stored(scene, orientation), "JPEG", quality=98, subsampling=0, exif=exif(orientation))
+        f"exif-{orientation}.jpg": encode(
+            stored(scene, orientation), "JPEG", quality=98, subsampling=0, exif=exif(orientation)
+        )
         for orientation in range(9)
     }
     turned = stored(scene, 6)
@@ -214,8 +216,16 @@ def _cut_files(scene: Image.Image) -> dict[str, bytes]:
 
 def _bombs() -> dict[str, bytes]:
     hardly = zlib.compress(bytes(10**7))
-    gif = b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\0\0\0," + struct.pack("<HHHH", 0, 0, 65535, 65535) + b"\0\2\2L\1\0;"
-    wide = tiff(np.zeros((1, 1), np.uint8)).replace(struct.pack("<HHII", 256, 4, 1, 1), struct.pack("<HHII", 256, 4, 1, 2**31 - 1))
+    gif = (
+        b"GIF89a"
+        + struct.pack("<HH", 65535, 65535)
+        + b"\0\0\0,"
+        + struct.pack("<HHHH", 0, 0, 65535, 65535)
+        + b"\0\2\2L\1\0;"
+    )
+    wide = tiff(np.zeros((1, 1), np.uint8)).replace(
+        struct.pack("<HHII", 256, 4, 1, 1), struct.pack("<HHII", 256, 4, 1, 2**31 - 1)
+    )
     return {
         "bomb.png": png(60_000, 60_000, b"\0" * 100),
         "bomb-text.png": png(1, 1, b"\0abc", before=png_chunk(b"zTXt", b"Comment\0\0" + hardly)),

@@ -82,7 +82,9 @@ def matrix_profile(primaries: tuple, gamma: float | None = None) -> bytes:
         curve += b"".join(_s15(v) for v in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
     else:
         curve = b"para\0\0\0\0" + struct.pack(">HH", 0, 0) + _s15(gamma)
-    tags = {name: b"XYZ \0\0\0\0" + b"".join(map(_s15, xyz)) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries)}
+    tags = {
+        name: b"XYZ \0\0\0\0" + b"".join(map(_s15, xyz)) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries)
+    }
     tags |= {b"wtpt": b"XYZ \0\0\0\0" + b"".join(map(_s15, (0.9642, 1.0, 0.8249)))}
     tags |= {name: curve for name in (b"rTRC", b"gTRC", b"bTRC")}
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags, version=4)

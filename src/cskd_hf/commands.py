@@ -105,7 +105,10 @@ COMMANDS = (
         "demo", "the whole of CSKD on embedded data, in minutes, on a CPU", _add_demo_options, "demo:demo_command"
     ),
     Command(
-        "score", "score the images of a folder with a trained model", add_score_options, "scoring.command:score_command"
+        "score",
+        "score the images of a folder with a trained model",
+        add_score_options,
+        "scoring.command:score_command",
     ),
     Command(
         "calibrate",

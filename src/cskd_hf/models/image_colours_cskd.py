@@ -62,6 +62,8 @@ def upright_srgb(image: Image.Image, name: str, raw: str | None = None) -> Image
         colours = colours.transpose(_UPRIGHT[orientation])
     colours.info = {}  # a leftover orientation tag would turn the picture once more in other libraries
     return colours
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
@@ -95,7 +97,8 @@ def _to_8_bit(image: Image.Image, name: str, raw: str | None) -> Image.Image:
         return Image.fromarray(_grey_of_floats(values, float(low), float(high), name))
     if not (low >= 0 and high <= 65535):
         raise ImageLoadError(
-            name, f"its pixels (mode {image.mode}) range from {low:g} to {high:g}, allowed: 0 to 65535; store it as 8 bit"
+            name,
+            f"its pixels (mode {image.mode}) range from {low:g} to {high:g}, allowed: 0 to 65535; store it as 8 bit",
         )
     values = values.astype(np.uint16)
     transparent = image.info.get("transparency")

@@ -183,7 +183,9 @@ def _decode_file(
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PLANAR_TAG) == _SEPARATE_PLANES and max(tags.get(_BITS_TAG, (8,))) > 8:
         # Pillow reads such planes as 8 bit and gives noise.
-        raise ImageLoadError(name, "it is a TIFF of 16 bits a channel in separate planes; store it interleaved, or as 8 bit")
+        raise ImageLoadError(
+            name, "it is a TIFF of 16 bits a channel in separate planes; store it interleaved, or as 8 bit"
+        )
     if target_size is not None:
         side = _MIN_DRAFT_OVERSAMPLING * target_size
         image.draft(None, (side, side))

@@ -59,7 +59,9 @@ def describe_source(source: Any) -> str:
         return f"<bytes, {len(source)} B>"
     if isinstance(source, Image.Image):
         file_name = getattr(source, "filename", "")
-        return describe_source(file_name) if file_name else f"<PIL image, {source.mode}, {source.width}x{source.height}>"
+        return (
+            describe_source(file_name) if file_name else f"<PIL image, {source.mode}, {source.width}x{source.height}>"
+        )
     if isinstance(source, np.ndarray) or is_tensor(source):
         kind = "array" if isinstance(source, np.ndarray) else "tensor"
         return f"<{kind}, {source.dtype}, shape {tuple(source.shape)}>"
@@ -203,7 +205,9 @@ def picture_of_array(source: Any, name: str) -> Image.Image:
 
 def _channels_last(array: np.ndarray, name: str, kind: str, channels_first: bool) -> np.ndarray:
     shape = tuple(array.shape)
-    places = [place for place in ((0, 2) if channels_first else (2, 0)) if array.ndim == 3 and shape[place] in _CHANNELS]
+    places = [
+        place for place in ((0, 2) if channels_first else (2, 0)) if array.ndim == 3 and shape[place] in _CHANNELS
+    ]
     if array.size == 0 or not (array.ndim == 2 or places):
         many = "; of a batch give its images one by one, e.g. list(batch)" if array.ndim == 4 else ""
         raise ImageLoadError(

@@ -194,7 +194,9 @@ class ImageAestheticsPipeline(Pipeline):
             items = PreparedItems(inputs, prepare, keep_errors)
         else:
             if num_workers > 1:
-                logger.warning(f"num_workers={num_workers}, but each worker would walk through all of an iterator: taking 1.")
+                logger.warning(
+                    f"num_workers={num_workers}, but each worker would walk through all of an iterator: taking 1."
+                )
                 num_workers = 1
             items = PreparedStream(inputs, prepare)
         loader = DataLoader(items, batch_size=batch_size, num_workers=num_workers, collate_fn=grouped)

@@ -39,7 +39,9 @@ def many_or_one(inputs: Any) -> Any:
     datasets = sys.modules.get("datasets")  # nobody can hold a dataset who has not imported it
     if datasets is not None:
         if isinstance(inputs, (datasets.DatasetDict, datasets.IterableDatasetDict)):
-            raise ValueError(f"the dataset has the splits {list(inputs)}; give one of them, e.g. dataset[{next(iter(inputs))!r}].")
+            raise ValueError(
+                f"the dataset has the splits {list(inputs)}; give one of them, e.g. dataset[{next(iter(inputs))!r}]."
+            )
         if isinstance(inputs, datasets.Dataset):
             return _column(inputs, _image_column(inputs), datasets)
         if isinstance(inputs, datasets.IterableDataset):
@@ -101,7 +103,9 @@ def _encoded(dataset: Any, column: str, datasets: Any) -> Any:
 
 
 def _column(dataset: Any, column: str, datasets: Any) -> Dataset:
-    if dataset.format["type"] is None:  # a format or a transform of the user's makes arrays, tensors or pictures itself
+    if (
+        dataset.format["type"] is None
+    ):  # a format or a transform of the user's makes arrays, tensors or pictures itself
         dataset = _encoded(dataset.select_columns([column]), column, datasets)
     return _Items(dataset, column)
 
