@@ -39,7 +39,7 @@ from cskd_hf.evaluation.comparison import write_results
 from cskd_hf.models.image_loading_cskd import load_image
 
 SETS = {"large": (300, (4000, 3000)), "small": (2000, (640, 480)), "huge": (100, (8660, 5773))}
-QUICK_SETS = {"large": (4, (1600, 1200)), "small": (12, (320, 240)), "huge": (3, (2000, 1500))}
+QUICK_SETS = {"large": (4, (1600, 1200)), "small": (20, (320, 240)), "huge": (3, (2000, 1500))}
 HUGE_FILES = 5  # different ones; the others are further names of these
 CLIP_IMAGES = {"ViT-B/32": 60, "ViT-L/14": 12}
 BATCH = 16
