@@ -1,6 +1,6 @@
 """Do prompt attributes of a light student follow the factors that its pictures were made with?
 
-    python benchmarks/prompt_attributes.py                  # needs no data; about 15 minutes on two cores
+    python benchmarks/prompt_attributes.py                  # needs no data
     python benchmarks/prompt_attributes.py --work FOLDER    # keeps the runs; finished ones are used again
 
 The pictures are procedural, so the true value of each factor (blur, exposure, ...) is known. A row is one model, a column
