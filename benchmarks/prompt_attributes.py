@@ -86,6 +86,7 @@ CAVEATS = [
     "The captions name a factor only where it is remarkable, and much of blur and noise is too small to be seen: no model can "
     "reach an SRCC of 1. The AUC is of the remarkable ends against each other.",
     "The control's projector and encoder are random, so its figures show what chance gives with one seed each.",
+    "The seconds of the whole leave out runs that --work held finished; the machine may have had other work.",
     "Seeds draw the student's first weights, the order of the images and the labels; the teacher's encoder is aligned once.",
 ]
 
