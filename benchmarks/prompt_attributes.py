@@ -1,6 +1,6 @@
 """Do prompt attributes of a light student follow the factors that its pictures were made with?
 
-    python benchmarks/prompt_attributes.py                  # needs no data; about 15 minutes on two cores
+    python benchmarks/prompt_attributes.py                  # needs no data
     python benchmarks/prompt_attributes.py --work FOLDER    # keeps the runs; finished ones are used again
 
 The pictures are procedural, so the true value of each factor (blur, exposure, ...) is known. A row is one model, a column
@@ -69,7 +69,7 @@ QUICK = Scale(
     student_align_steps=20, teacher_align_steps=10, teacher_steps=4, student_steps=8,
 )  # fmt: skip
 
-ALIGN_WEIGHTS = (0.03, 0.3)
+ALIGN_WEIGHTS = (0.3,)
 FACTORS = ("sharpness", "brightness", "contrast", "colourfulness", "cleanness", "warmth")
 NAMES = {
     "clip": "the tiny CLIP itself",
@@ -86,6 +86,7 @@ CAVEATS = [
     "The captions name a factor only where it is remarkable, and much of blur and noise is too small to be seen: no model can "
     "reach an SRCC of 1. The AUC is of the remarkable ends against each other.",
     "The control's projector and encoder are random, so its figures show what chance gives with one seed each.",
+    "The seconds of the whole leave out runs that --work held finished; the machine may have had other work.",
     "Seeds draw the student's first weights, the order of the images and the labels; the teacher's encoder is aligned once.",
 ]
 

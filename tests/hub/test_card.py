@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -409,3 +410,12 @@ def test_model_card_of_this_repository_is_fresh():
     metrics = facts.evaluations[0]["metrics"]
     assert [entry.metric_value for entry in card.data.eval_results] == [figure["value"] for figure in metrics.values()]
     assert missing_facts(facts) == []
+
+
+def test_attributes_by_prompts_are_named(facts):
+    bank = {"reference": "tiny-clip", "attributes": [{"name": "sharpness"}, {"name": "natural light"}]}
+    known = replace(facts, model=facts.model | {"prompt_bank": bank})
+    row = "| Attributes by prompts | sharpness, natural light: "
+    assert row in str(model_card(known, "org/tiny-student"))
+    assert row not in str(model_card(known, "org/tiny-student", native=True))  # a stock classifier has none
+    assert "Attributes by prompts" not in str(model_card(facts, "org/tiny-student"))

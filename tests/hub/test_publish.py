@@ -14,10 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ViTConfig
 
 from cskd_hf.cli import main
+from cskd_hf.evaluation.predict import load_scorer, weights_fingerprint
 from cskd_hf.hub import folder as folder_module
 from cskd_hf.hub.checks import PublishError, check_same_scores
 from cskd_hf.hub.folder import WRITTEN, build_folder
 from cskd_hf.hub.remote_code import AUTO_MAP, code_files
+from cskd_hf.scoring.onnx_metadata import FIELDS
+from onnx_files import write_graph
 from published import LICENSES, trained_and_measured
 
 WITH_CODE = {
@@ -106,6 +109,16 @@ def test_what_belongs_to_the_weights_goes_along_and_nothing_else(own: Path, tmp_
     assert plain(folder.files) <= {
         name for name in names(folder.path) if any(fnmatch(name, known) for known in WRITTEN)
     }
+
+
+def test_a_graph_of_other_weights_is_not_published(own: Path, tmp_path: Path):
+    model, _ = load_scorer(str(own))
+    known = dict.fromkeys(FIELDS) | {"weights": weights_fingerprint(model)}
+    write_graph(own / "model.onnx", known)
+    assert "model.onnx" in build_folder(own, tmp_path / "out", **KNOWN).files
+    write_graph(own / "model.onnx", known | {"weights": "of an earlier day"})
+    with pytest.raises(PublishError, match="model.onnx' was exported from other weights"):
+        build_folder(own, tmp_path / "again", **KNOWN)
 
 
 @pytest.mark.parametrize(

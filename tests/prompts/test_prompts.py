@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +20,8 @@ from transformers import (
 
 from cskd_hf import CSKDConfig, CSKDForFeatureAlignment, CSKDForImageAesthetics, build_prompt_bank
 from cskd_hf.cli import main
-from cskd_hf.data.sources import FolderSource
+from cskd_hf.data.loading import plain_crops
+from cskd_hf.data.mixture import open_images
 from cskd_hf.data.synthetic import SyntheticPhotographs, tiny_clip_path
 from cskd_hf.data.synthetic.tiny_clip import WordTokenizer
 from cskd_hf.data.views import Preprocessing
@@ -192,7 +192,7 @@ def test_another_space_is_refused(references, history, reference, reason, tmp_pa
     folder = save_aligned(tmp_path / "student", encoder, references, history)
     with pytest.raises(PromptError, match=reason):
         build_prompt_bank(folder, CLIP, prompts_from(PAIRS), reference=reference)
-    assert "prompt_bank" not in json.loads((folder / "config.json").read_text())
+    assert json.loads((folder / "config.json").read_text())["prompt_bank"] is None
 
 
 def test_weights_tell_a_reference_of_another_name(tmp_path: Path, encoder: str, clip: ReferenceEncoder):
@@ -235,14 +235,13 @@ def test_the_projector_is_fitted_to_the_reference(student: Path, photographs_fol
     bank = build_prompt_bank(student, CLIP, "synthetic", fit_images=[str(photographs_folder)], max_images=120)
     facts = bank["projector"]
     assert (facts["images"], facts["held_out"]) == (120, 24)
-    assert abs(facts["cosine_before"]) < 0.3 and facts["cosine"] > 0.4
+    assert abs(facts["cosine_before"]) < 0.15 and facts["cosine"] > 0.2
     model, preprocessing = load_scorer(str(student))
     assert torch.equal(model.eval()(some_pixels()).score, scores)
-    source = FolderSource(photographs_folder)
-    crops = torch.stack([torch.from_numpy(np.array(source.load(row))).permute(2, 0, 1) for row in range(len(source))])
+    crops = plain_crops(open_images([str(photographs_folder)], 64, False), 64)
     with torch.no_grad():
         projected = model.project(model.encode(preprocessing(crops))[0])[1]
-    assert torch.nn.functional.cosine_similarity(projected, clip(crops)).mean() > 0.4
+    assert torch.nn.functional.cosine_similarity(projected, clip(crops)).mean() > 0.2
     # Another bank on the fitted projector says so as well.
     assert build_prompt_bank(student, CLIP, prompts_from(PAIRS))["projector"] == facts
     with pytest.raises(PromptError, match="60 images can be read .* at least 100"):
@@ -309,3 +308,18 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["prompts", str(tmp_path / "none"), "--text-encoder", CLIP]) == 2
     assert main(["prompts", str(student), "--text-encoder", str(student)]) == 2
     assert "It must be a Hub name or a folder of a whole CLIP" in capsys.readouterr().err
+
+
+def test_an_exported_graph_has_them_without_torch_weights(student: Path, tmp_path: Path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from cskd_hf.export.onnx_graphs import export_onnx
+    from cskd_hf.scoring.engine import load_engine
+
+    build_prompt_bank(student, CLIP, prompts_from(PAIRS))
+    graph = load_engine(str(export_onnx(student, tmp_path / "graphs")))
+    pixels = some_pixels().numpy()
+    expected = load_engine(str(student), device="cpu").score(pixels)
+    for found, known in zip(graph.score(pixels), expected, strict=True):
+        assert list(found["prompt_attributes"]) == ["sharp", "warm"]
+        assert found["prompt_attributes"] == pytest.approx(known["prompt_attributes"], abs=1e-4)

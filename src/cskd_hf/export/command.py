@@ -7,11 +7,15 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FORMATS = {
     "native": "the stock transformers image classifier of its encoder, the score bins as labels",
     "onnx": "graphs for onnxruntime, with resize, crop and normalisation inside (extra onnx)",
+    "int8": "the same in whole numbers of 8 bits, with the measured loss (extra onnx)",
+    "torch-export": "a torch.export program, from prepared pixels on",
 }
+_INT8_OPTIONS = ("calibration_images", "ratings", "image_dir")
 
 
 def add_export_options(export: argparse.ArgumentParser) -> None:
@@ -21,10 +25,35 @@ def add_export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("--format", choices=tuple(FORMATS), required=True, help=described)
     export.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     export.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    int8 = export.add_argument_group("for --format int8")
+    int8.add_argument(
+        "--calibration-images",
+        metavar="DIR",
+        help="images like those that will be scored: half of them set the ranges, the other half measures",
+    )
+    int8.add_argument("--ratings", metavar="PLACE", help="rated images, to measure the loss of SRCC on")
+    int8.add_argument("--split", nargs="+", default=["test"], help="of the rated images, or `all` (default: test)")
+    int8.add_argument("--image-dir", metavar="DIR", help="folder that the ratings' image paths start from")
+    int8.add_argument(
+        "--limit", type=int, default=512, metavar="N", help="calibration images that are used (default: %(default)s)"
+    )
+    int8.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def export_command(namespace: argparse.Namespace) -> int:
-    """Run `cskd-hf export`; returns the exit code 0."""
+    """Run `cskd-hf export`; returns the exit code 0.
+
+    Raises:
+        ValueError: options of another format; or what the export of this format raises.
+    """
+    if namespace.format != "int8":
+        for name in _INT8_OPTIONS:
+            if getattr(namespace, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is an option of --format int8, not of {namespace.format}."
+                )
+    elif not namespace.calibration_images:
+        raise ValueError("--format int8 needs --calibration-images DIR: 200 images or more, like those to be scored.")
     _EXPORTS[namespace.format](namespace)
     return 0
 
@@ -46,14 +75,53 @@ def _export_onnx(namespace: argparse.Namespace) -> None:
     from .onnx_graphs import export_onnx
 
     folder = export_onnx(namespace.checkpoint, namespace.output, overwrite=namespace.overwrite)
-    _print_graphs(folder)
-
-
-def _print_graphs(folder: Path) -> None:
-    report = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    for name, gap in report["difference"].items():
+    for name, gap in _report(folder)["difference"].items():
         print(f"{folder / name}: scores within {gap:.1g} of the scale of the checkpoint's on random pictures")
     print(f"  cskd-hf score {shlex.quote(str(folder))} PHOTOS")
 
 
-_EXPORTS: dict[str, Callable[[argparse.Namespace], None]] = {"native": _export_native, "onnx": _export_onnx}
+def _export_int8(namespace: argparse.Namespace) -> None:
+    from ..data.ratings import select_split
+    from ..data.ratings.locations import open_ratings
+    from .int8 import export_int8, summary
+
+    ratings = None
+    if namespace.ratings:
+        ratings = select_split(open_ratings(namespace.ratings, image_dir=namespace.image_dir), *namespace.split)
+    folder = export_int8(
+        namespace.checkpoint,
+        namespace.output,
+        calibration_images=namespace.calibration_images,
+        ratings=ratings,
+        limit=namespace.limit,
+        overwrite=namespace.overwrite,
+        quiet=namespace.quiet,
+    )
+    report = _report(folder)["quantisation"]
+    print(f"{folder}: model.onnx and pipeline.onnx in int8", *summary(report), sep="\n  ")
+    print(f"  cskd-hf score {shlex.quote(str(folder))} PHOTOS")
+
+
+def _export_torch(namespace: argparse.Namespace) -> None:
+    from .torch_program import PROGRAM_FILE, export_torch
+
+    folder = export_torch(namespace.checkpoint, namespace.output, overwrite=namespace.overwrite)
+    report = _report(folder)
+    size = "any" if report["size"] == "any" else "{} x {}".format(*report["size"])
+    print(
+        f"{folder / PROGRAM_FILE}: scores within {report['difference'][PROGRAM_FILE]:.1g} of the scale of the checkpoint's"
+    )
+    print(f"  batch: any; height and width: {size}")
+    print(f'  torch.export.load("{folder / PROGRAM_FILE}").module()(pixel_values)')
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "export.json").read_text(encoding="utf-8"))
+
+
+_EXPORTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "native": _export_native,
+    "onnx": _export_onnx,
+    "int8": _export_int8,
+    "torch-export": _export_torch,
+}

@@ -95,13 +95,17 @@ def _named(size: Any) -> dict[str, int]:
 def _affine(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factor and offset of each channel, from what the processor makes of a picture with all levels."""
     levels = np.arange(_LEVELS, dtype=np.uint8).reshape(16, 16)
-    table = processed(processor, Image.fromarray(np.stack([levels] * 3, axis=-1)), do_resize=False, do_center_crop=False)
+    table = processed(
+        processor, Image.fromarray(np.stack([levels] * 3, axis=-1)), do_resize=False, do_center_crop=False
+    )
     values = table.reshape(3, -1).astype(np.float64)
     if values.shape != (3, _LEVELS):
         raise UnfitProcessor(f"{type(processor).__name__} cannot be told to leave out its resizing")
     offset, factor = values[:, 0], (values[:, -1] - values[:, 0]) / (_LEVELS - 1)
     if np.abs(factor[:, None] * np.arange(_LEVELS) + offset[:, None] - values).max() > 1e-4:
-        raise UnfitProcessor(f"{type(processor).__name__} changes levels in another way than by a factor and an offset")
+        raise UnfitProcessor(
+            f"{type(processor).__name__} changes levels in another way than by a factor and an offset"
+        )
     return tuple(factor.tolist()), tuple(offset.tolist())
 
 
@@ -113,16 +117,15 @@ def processed(processor: Any, image: Image.Image, **options: Any) -> np.ndarray:
     """
     pixels = np.asarray(processor(images=image, return_tensors="np", **options)["pixel_values"], dtype=np.float32)
     if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
-        raise UnfitProcessor(
-            f"{type(processor).__name__} makes {pixels.shape} of an image, not (1, 3, height, width)"
-        )
+        raise UnfitProcessor(f"{type(processor).__name__} makes {pixels.shape} of an image, not (1, 3, height, width)")
     return pixels[0]
 
 
 def image_graph(plan: ImagePlan) -> Any:
-    """The graph of a plan: `image`, uint8 `(batch, height, width, 3)`, to `pixel_values`, float32 `(batch, 3, ., .)`.
+    """The graph of a plan: `image`, uint8 `(batch, 3, height, width)`, to `pixel_values`, float32 `(batch, 3, ., .)`.
 
-    Whole numbers are resized, with `exclude_outside`: onnxruntime then does what Pillow does, both passes rounded.
+    Whole numbers are resized, with `exclude_outside`: onnxruntime then does what Pillow does, both passes rounded. Channels
+    come first already: onnxruntime 1.32 moves a Transpose over a Resize with `axes` and then takes its sizes wrongly.
 
     Returns:
         `onnx.ModelProto`.
@@ -133,8 +136,7 @@ def image_graph(plan: ImagePlan) -> Any:
         "factor": np.float32(plan.factor).reshape(3, 1, 1),
         "offset": np.float32(plan.offset).reshape(3, 1, 1),
     }
-    nodes = [helper.make_node("Transpose", [IMAGE], ["channels"], perm=[0, 3, 1, 2])]
-    latest = "channels"
+    nodes, latest = [], IMAGE
     if plan.size is not None:
         nodes += _resize_nodes(plan, constants, latest)
         latest = "resized"
@@ -154,7 +156,7 @@ def image_graph(plan: ImagePlan) -> Any:
     graph = helper.make_graph(
         nodes,
         "image_processor",
-        [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["batch", 3, "height", "width"])],
         [helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, ["batch", 3, height, width])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -210,7 +212,7 @@ def check_plan(plan: ImagePlan, processor: Any) -> float:
     largest = 0.0
     for image in probe_images():
         expected = processed(processor, image)
-        found = session.run(None, {IMAGE: np.asarray(image)[None]})[0][0]
+        found = session.run(None, {IMAGE: channels_first(image)})[0][0]
         if expected.shape != found.shape:
             raise UnfitProcessor(
                 f"{type(processor).__name__} makes {expected.shape} of a picture of {image.size}, the graph of its "
@@ -224,6 +226,11 @@ def check_plan(plan: ImagePlan, processor: Any) -> float:
             )
         largest = max(largest, float(levels.max()))
     return largest
+
+
+def channels_first(image: Image.Image) -> np.ndarray:
+    """uint8 `(1, 3, height, width)` of an RGB picture, as the graph takes it."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))[None]
 
 
 def probe_images() -> list[Image.Image]:

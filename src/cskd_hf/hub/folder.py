@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.predict import load_scorer, weights_fingerprint
 from ..export.native import export_native
 from ..files import public, replaced_folder, write_json
 from ..models.configuration_cskd import CSKDModuleConfig
+from ..scoring.onnx_metadata import read_metadata
 from .card import CARD, EVAL_RESULTS, write_card
 from .checks import PublishError, check_no_pickles, check_same_scores, relative_files
 from .endpoint import HANDLER_FILE, REQUIREMENTS_FILE, write_handler
@@ -141,11 +143,28 @@ def _copy_checkpoint(checkpoint: Path, folder: Path, config: dict[str, Any]) -> 
     """Config, preprocessing and weights, and what was built for the same weights: ONNX graphs."""
     write_json(folder / "config.json", config)
     names = ["preprocessor_config.json", *_weights_of(checkpoint)]
-    names += [path.name for pattern in _ONNX for path in sorted(checkpoint.glob(pattern))]
+    graphs = [path for pattern in _ONNX for path in sorted(checkpoint.glob(pattern))]
+    _check_graphs(checkpoint, graphs)
+    names += [path.name for path in graphs]
     for name in names:
         if not (checkpoint / name).is_file():
             raise PublishError(f"'{checkpoint}' has no file '{name}', which belongs to a checkpoint; save it again.")
         shutil.copyfile(checkpoint / name, folder / name)
+
+
+def _check_graphs(checkpoint: Path, graphs: Sequence[Path]) -> None:
+    """Raises:
+    PublishError: a graph of `cskd-hf export` is of other weights than the checkpoint's, e.g. from before more training.
+    """
+    exported = {path: known["weights"] for path in graphs if (known := read_metadata(path))}
+    if not exported:
+        return
+    weights = weights_fingerprint(load_scorer(str(checkpoint))[0])
+    for path, of in exported.items():
+        if of != weights:
+            raise PublishError(
+                f"'{path}' was exported from other weights than those of '{checkpoint}'; delete it, or export it again."
+            )
 
 
 def _weights_of(checkpoint: Path) -> list[str]:

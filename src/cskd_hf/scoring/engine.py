@@ -153,6 +153,8 @@ class TorchEngine:
                 "weights": weights_fingerprint(self.rate.model),
                 "score_values": list(config.score_values),
                 "calibration": _digest(config.calibration),
+                # Weights are hashed without the prompts, which no score depends on.
+                **({"prompt_bank": _digest(config.prompt_bank)} if config.prompt_bank else {}),
                 **self.preparation.settings,
             }
         return self._settings

@@ -16,6 +16,7 @@ from .engine import ScoringError
 from .onnx_metadata import read_metadata
 from .preparation import Preparation
 
+_RESULTS = ("distribution", "score", "attributes", "prompt_attributes")
 _EMBEDS = ("aligned_embeds", "pooler_output")
 
 
@@ -74,11 +75,7 @@ class OnnxEngine:
         from ..models.pipeline_cskd import score_result
 
         outputs = dict(zip(self._outputs, self.session.run(None, {"pixel_values": pixels})))
-        tensors = {
-            name: torch.from_numpy(np.asarray(outputs[name]))
-            for name in ("distribution", "score", "attributes", "prompt_attributes")
-            if name in outputs
-        }
+        tensors = {name: torch.from_numpy(np.asarray(outputs[name])) for name in _RESULTS if name in outputs}
         results = [
             score_result(self._known, **{name: value[row] for name, value in tensors.items()})
             for row in range(len(pixels))

@@ -10,7 +10,16 @@ from typing import Any, BinaryIO
 _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
-FIELDS = ("score_values", "attributes", "calibration", "prompt_bank", "provenance", "preprocessing", "weights", "cskd_hf")
+FIELDS = (
+    "score_values",
+    "attributes",
+    "prompt_bank",
+    "calibration",
+    "provenance",
+    "preprocessing",
+    "weights",
+    "cskd_hf",
+)
 """Keys of the metadata that every exported graph has; each value is JSON."""
 
 
@@ -21,8 +30,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
         path: a file .onnx.
 
     Returns:
-        `score_values`; `attributes`, the scale of each by name; `calibration`, `prompt_bank` and `provenance`, as the checkpoint's config
-        has them; `preprocessing`, what its preprocessor_config.json holds; `weights`, the fingerprint of the torch weights
+        `score_values`; `attributes`, the scale of each by name; `prompt_bank`, `calibration` and `provenance`, as the
+        checkpoint's config has them; `preprocessing`, what its preprocessor_config.json holds; `weights`, the fingerprint of the torch weights
         that were exported; `cskd_hf`, the version that wrote it; of an int8 graph also `quantisation`. Empty for a file
         that `cskd-hf export` did not write.
     """
