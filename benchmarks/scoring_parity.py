@@ -96,8 +96,10 @@ def ways(model: str, files: list[str], folder: Path, calibration: Path) -> dict[
         if name in ("ONNX", "int8"):
             allowed = EXACT if name == "ONNX" else None
             add_engines(found, f"{name} model", str(place), files, order, allowed)
-            graph = lambda place=place: by_graph(place / "pipeline.onnx", files)
-            found[f"{name} pipeline (resize in the graph)"] = graph, allowed
+            found[f"{name} pipeline (resize in the graph)"] = (
+                partial(by_graph, place / "pipeline.onnx", files),
+                allowed,
+            )
         elif name == "native export":
             found["native export, stock pipeline"] = (lambda place=place: by_stock(place, files)), EXACT
         else:
@@ -111,10 +113,9 @@ def add_engines(
     """An engine with batches of 1, 3 and 32, with 1 and 4 workers, and in another order."""
     engine = load_engine(model)
     for size, workers in ((1, 1), (3, 1), (32, 1), (32, 4)):
-        way = lambda size=size, workers=workers: by_engine(engine, files, size, workers)
-        found[f"{name}, batch {size}, workers {workers}"] = way, allowed
-    way = lambda: reordered(lambda f: by_engine(engine, f, 3, 4), files, order)
-    found[f"{name}, batch 3, workers 4, other order"] = way, allowed
+        found[f"{name}, batch {size}, workers {workers}"] = partial(by_engine, engine, files, size, workers), allowed
+    shuffled = partial(reordered, lambda some: by_engine(engine, some, 3, 4), files, order)
+    found[f"{name}, batch 3, workers 4, other order"] = shuffled, allowed
 
 
 def reordered(way: Callable[[list[str]], np.ndarray], files: list[str], order: np.ndarray) -> np.ndarray:
