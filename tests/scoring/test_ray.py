@@ -39,6 +39,11 @@ def test_batches_of_broken_images_have_the_same_columns(model: str, album: Path)
     assert good.schema == bad.schema
 
 
+def test_a_column_that_is_not_there(model: str):
+    with pytest.raises(ScoringError, match="no column 'file'; its columns: path"):
+        DatasetScorer(model, "file", device="cpu")(pa.table({"path": ["1.png"]}))
+
+
 def test_on_ray(model: str, album: Path, tmp_path: Path):
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     pytest.importorskip("ray.data")

@@ -61,7 +61,10 @@ class Preparation:
         return self.prepared(image, describe_source(source))
 
     def decoded_pixels(self, source: Any) -> int:
-        """How many pixels decoding an image will hold at once, from its header; 0 where that cannot be read."""
+        """How many pixels decoding an image will hold at once, from its header; 0 where that cannot be read, and of a URL,
+        which would be fetched twice."""
+        if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+            return 0
         try:
             kind, width, height = read_header(source)
         except ImageLoadError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,9 +56,9 @@ def score_dataset(
         ScoringError: the dataset has no such column.
     """
     _require_ray()
-    names = dataset.columns()
-    if names is not None and column not in names:
-        raise ScoringError(f"the dataset has no column '{column}'; its columns: {', '.join(names)}.")
+    names = dataset.columns(fetch_if_missing=False)
+    if names is not None:
+        _check_column(column, names)
     return dataset.map_batches(
         DatasetScorer,
         fn_constructor_kwargs={
@@ -102,6 +103,7 @@ class DatasetScorer:
         """Add the columns of the scores to a `pyarrow.Table`."""
         import pyarrow as pa
 
+        _check_column(self._column, table.column_names)
         sources = table.column(self._column).to_pylist()
         batches = (sources[first : first + self._batch_size] for first in range(0, len(sources), self._batch_size))
         rows = [
@@ -116,6 +118,11 @@ class DatasetScorer:
             kind = pa.string() if name == "error" else pa.float64()
             table = table.append_column(name, pa.array([row.get(name) for row in rows], kind))
         return table
+
+
+def _check_column(column: str, names: Sequence[str]) -> None:
+    if column not in names:
+        raise ScoringError(f"the dataset has no column '{column}'; its columns: {', '.join(names)}.")
 
 
 def _require_ray() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import itertools
 import math
@@ -26,6 +28,7 @@ PIXELS_AT_ONCE = 48_000_000
 """Pixels that are decoded at the same time; a larger picture is decoded alone. Pillow takes 4 bytes for each, and twice
 that while it converts."""
 
+_LARGE = 16_000_000  # pixels
 _CHUNK_BYTES = 2**20
 
 
@@ -139,8 +142,14 @@ class Reader:
         try:
             state = self._state_of(path) if self._state_of else None
             source = self._source_of(path)
-            with self._room.of(self._pixels_of(source) if self._pixels_of else 0):
-                return _Prepared(path, state, self._prepare(source), None)
+            size = self._pixels_of(source) if self._pixels_of else 0
+            with self._room.of(size):
+                try:
+                    pixels = self._prepare(source)
+                finally:
+                    if size >= _LARGE:
+                        _give_back_memory()
+            return _Prepared(path, state, pixels, None)
         except ImageLoadError as error:
             return _Prepared(path, state, None, error.reason or str(error))
         except MemoryError:
@@ -179,6 +188,22 @@ class PixelBudget:
             with self._changed:
                 self._used -= pixels
                 self._changed.notify_all()
+
+
+def _give_back_memory() -> None:
+    """Return to the system what a large picture took: glibc keeps it for the thread that freed it, 400 MB for 50 million
+    pixels, and each worker has some."""
+    trim = getattr(_c_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):  # no such thing on this system
+        return None
 
 
 def in_batches(paths: Iterable[str], batch_size: int) -> Iterator[list[str]]:
