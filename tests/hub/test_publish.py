@@ -168,7 +168,7 @@ def change_weights(folder: Path) -> None:
 
 def change_code(folder: Path) -> None:
     code = (folder / "pipeline_cskd.py").read_text()
-    changed = code.replace("load_image(image), return_tensors", "load_image(image).rotate(180), return_tensors")
+    changed = code.replace("images=image, return_tensors", "images=image.rotate(180), return_tensors")
     assert changed != code
     (folder / "pipeline_cskd.py").write_text(changed)
 

@@ -37,7 +37,13 @@ def test_every_layout_and_type_is_the_same_picture(array, make):
 
 def test_grey_and_alpha():
     grey = PICTURE[..., 0]
-    for source in (grey, grey[None], grey[..., None], torch.from_numpy(grey.copy()), torch.from_numpy(grey.copy())[None]):
+    for source in (
+        grey,
+        grey[None],
+        grey[..., None],
+        torch.from_numpy(grey.copy()),
+        torch.from_numpy(grey.copy())[None],
+    ):
         np.testing.assert_array_equal(pixels(load_image(source)), np.repeat(grey[..., None], 3, axis=2))
     assert pixels(load_image(np.array([[True, False]])))[0, :, 0].tolist() == [255, 0]
     assert (pixels(load_image(torch.zeros(4, 5, 6))) == 255).all()  # clear, over white

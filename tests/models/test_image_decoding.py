@@ -45,7 +45,9 @@ def test_orientation_is_applied(image_format, orientation):
         pytest.skip("this Pillow has no AVIF")
     best = {"quality": 100, "subsampling": 0}
     options = {"JPEG": best, "WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}
-    data = encode(stored(gradient(), orientation), image_format, exif=exif(orientation), **options.get(image_format, {}))
+    data = encode(
+        stored(gradient(), orientation), image_format, exif=exif(orientation), **options.get(image_format, {})
+    )
     loaded = load_image(data)
     assert np.abs(pixels(loaded) - pixels(gradient())).max() <= (6 if image_format in ("JPEG", "AVIF") else 0)
     assert loaded.getexif().get(0x0112, 1) == 1  # so that nobody turns it again

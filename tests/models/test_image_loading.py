@@ -323,7 +323,12 @@ def test_files_stand_alone(tmp_path):
     folder = tmp_path / "flat"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    for name in ("image_loading_cskd.py", "image_sources_cskd.py", "image_colours_cskd.py", "image_preparation_cskd.py"):
+    for name in (
+        "image_loading_cskd.py",
+        "image_sources_cskd.py",
+        "image_colours_cskd.py",
+        "image_preparation_cskd.py",
+    ):
         shutil.copyfile(Path(image_loading_cskd.__file__).with_name(name), folder / name)
     code = (
         "import sys, numpy; from flat.image_loading_cskd import load_image; import flat.image_preparation_cskd; "

@@ -29,7 +29,10 @@ def test_wide_gamut_becomes_srgb(primaries, gamma, image_format):
     colours = rng.integers(60, 200, (8, 8, 3))  # inside the gamut of sRGB or close to it
     options = {"lossless": True} if image_format == "WEBP" else {}
     data = encode(
-        Image.fromarray(colours.astype(np.uint8)), image_format, icc_profile=matrix_profile(primaries, gamma), **options
+        Image.fromarray(colours.astype(np.uint8)),
+        image_format,
+        icc_profile=matrix_profile(primaries, gamma),
+        **options,
     )
     loaded = pixels(load_image(data))
     expected = in_srgb(colours, primaries, gamma)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,9 +15,9 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import CLIPImageProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from conftest import draw_photograph
 from cskd_hf import ImageAestheticsPipeline, ImageLoadError, load_image
 from cskd_hf.models.image_preparation_cskd import resize_side, within_reach
-from conftest import draw_photograph
 from image_files import encode, gradient
 from tiny_scorers import save_scorer
 
@@ -27,7 +26,9 @@ BROKEN = b"broken file"
 
 @pytest.fixture(scope="module")
 def rate(tmp_path_factory: pytest.TempPathFactory) -> ImageAestheticsPipeline:
-    folder = save_scorer(tmp_path_factory.mktemp("scorer"), attributes={"light": [0, 10], "color": [1, 5], "depth": [0, 1]})
+    folder = save_scorer(
+        tmp_path_factory.mktemp("scorer"), attributes={"light": [0, 10], "color": [1, 5], "depth": [0, 1]}
+    )
     rate = pipeline("image-aesthetics", model=folder)
     rate.model.attribute_head.bias.data.copy_(torch.tensor([-100.0, 0.0, 100.0]))  # color, depth, light: in this order
     rate.model.attribute_head.weight.data.zero_()
@@ -37,7 +38,9 @@ def rate(tmp_path_factory: pytest.TempPathFactory) -> ImageAestheticsPipeline:
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [draw_photograph(rng, brightness, (40 + 3 * i, 50)) for i, brightness in enumerate((0.2, 0.8, 0.4, 0.6, 0.3))]
+    return [
+        draw_photograph(rng, brightness, (40 + 3 * i, 50)) for i, brightness in enumerate((0.2, 0.8, 0.4, 0.6, 0.3))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +209,18 @@ def test_an_error_takes_the_place_of_its_result(rate, pictures, expected, datase
         assert results[3].keys() == {"error", "source"} and results[3]["source"] == "<bytes, 11 B>"
         assert results[4] == {"error": "there is no such file", "source": repr(str(tmp_path / "none.png"))}
     broken = damaged(dataset)
-    for form in (broken, broken["image"], KeyDataset(broken, "image"), broken.to_iterable_dataset(), broken.to_iterable_dataset()["image"]):
+    for form in (
+        broken,
+        broken["image"],
+        KeyDataset(broken, "image"),
+        broken.to_iterable_dataset(),
+        broken.to_iterable_dataset()["image"],
+    ):
         results = list(rate(form, batch_size=batch_size, on_error="return"))
         assert results[2]["source"] == "'third.jpg'" and "not an image" in results[2]["error"]
-        assert [results[i]["score"] for i in (0, 1, 3, 4)] == pytest.approx([expected[i] for i in (0, 1, 3, 4)], abs=1e-5)
+        assert [results[i]["score"] for i in (0, 1, 3, 4)] == pytest.approx(
+            [expected[i] for i in (0, 1, 3, 4)], abs=1e-5
+        )
 
 
 def test_one_image_in_error(rate):

@@ -76,7 +76,11 @@ def test_stream(rate: ImageAestheticsPipeline, hostile: Path, kinds: dict[str, b
     assert ["score" in result for result in results] == list(kinds.values())
     for name, result in zip(kinds, results):
         if "error" in result:
-            assert is_named_error(result) and result["source"].endswith(f"{name[-12:]}'") and result["source"].isprintable()
+            assert (
+                is_named_error(result)
+                and result["source"].endswith(f"{name[-12:]}'")
+                and result["source"].isprintable()
+            )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -123,7 +127,10 @@ def test_command_where_nothing_can_be_scored(checkpoint: str, hostile: Path, kin
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_truncated_files_on_request(checkpoint: str, hostile: Path, kinds: dict[str, bool]):
-    files = [str(hostile / name) for name in ("cut.jpg", "cut.png", "cut.gif", "cut.bmp", "cut.tiff", "cut.webp", "empty.jpg")]
+    files = [
+        str(hostile / name)
+        for name in ("cut.jpg", "cut.png", "cut.gif", "cut.bmp", "cut.tiff", "cut.webp", "empty.jpg")
+    ]
     rate = pipeline("image-aesthetics", model=checkpoint, allow_truncated=True, on_error="return")
     assert ["score" in result for result in rate(files)] == [True] * 5 + [False] * 2
     refused = score_images(checkpoint, files, quiet=True)

@@ -135,6 +135,8 @@ def _open_header(stream: BinaryIO, name: str) -> Image.Image:
             except (SyntaxError, IndexError, TypeError, struct.error) as error:  # the openers' ways to say "not mine"
                 if accept and not refusal and len(prefix) == _PREFIX:
                     cause = str(error) if isinstance(error, SyntaxError) else "it breaks off"
+                    if cause == "unknown pixel mode":  # of a TIFF, e.g. with colours of 32-bit floats
+                        cause += "; store it with 8 or 16 bits a channel"
                     refusal = f"it begins like a {image_format} file, but Pillow cannot read its header ({cause})"
     if prefix[4:8] == b"ftyp" and (not refusal or prefix[8:12] in _HEIF_BRANDS):
         return _open_heif(stream, name, prefix[8:12])
