@@ -71,12 +71,13 @@ def _write_program(scorer: Scorer, pixels: torch.Tensor, file: Path) -> tuple[li
 
 
 def _save(module: ScorerModule, pixels: torch.Tensor, dynamic: bool, file: Path) -> None:
+    example = pixels[:2]
     shape: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if dynamic:
         # AUTO: each encoder has a smallest size of its own. Where torch settles on one size, the check finds out.
         shape |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     with torch.no_grad():
-        program = torch.export.export(module, (pixels[:2],), dynamic_shapes={"pixel_values": shape})
+        program = torch.export.export(module, (example,), dynamic_shapes={"pixel_values": shape})
     for node in program.graph.nodes:  # the places of the maker's machine
         node.meta.pop("stack_trace", None)
     torch.export.save(program, file)
