@@ -123,3 +123,29 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A CSV of 48 images with histograms over 1..5 (36 to train on, 12 for validation): brighter is better."""
     splits = ["validation" if number % 4 == 0 else "train" for number in range(48)]
     return write_rated_images(tmp_path_factory.mktemp("ratings"), splits, seed=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny scorer."""
+    from tiny_scorers import save_scorer
+
+    return save_scorer(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Seven images at several depths, one broken and one empty file, a text file and a hidden image."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "album"
+    for i in range(7):
+        path = folder / ("sub/deep" if i % 2 else ".") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = rng.uniform(0, 255, 3)
+        pixels = rng.normal(colour, 20, (30 + i, 40, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+    (folder / "3-broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photograph")
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("no image")
+    Image.new("RGB", (9, 9)).save(folder / ".hidden.png")
+    return folder
