@@ -13,8 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import CLIPImageProcessor, ViTImageProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionModelWithProjection,
+    ViTImageProcessor,
+)
 
+from cskd_hf.data.synthetic import tiny_clip_path
 from rated_layouts import write_aadb
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +29,7 @@ README = (ROOT / "README.md").read_text()
 PHASE_1 = (ROOT / "examples" / "README.md").read_text()
 PHASE_2 = (ROOT / "examples" / "phase2.md").read_text()
 HUB = (ROOT / "examples" / "hub.md").read_text()
+SCORING = (ROOT / "examples" / "scoring.md").read_text()
 # What a reader's own run would spend hours on.
 SHORTER = "--max-steps 2 --batch-size 4 --image-size 32 --cpu --quiet"
 
@@ -150,6 +158,38 @@ def test_details_of_the_hub(place):
     assert (place / "space" / "app.py").is_file() and (place / "rated-repository" / "README.md").is_file()
     for snippet in snippets_of(HUB):
         assert run([sys.executable, "-c", snippet], place).strip()
+
+
+def test_details_of_scoring(place, clip):
+    for command in commands_of(README)[:3]:  # from alignment to student
+        if not (place / command.split()[-1]).exists():
+            run_command(command, place)
+    give_text_tower(clip, place / "openai" / "clip-vit-base-patch32")
+    (place / "notes.txt").write_text("no photograph")
+    for command in commands_of(SCORING):
+        run_command(command, place)
+    for name in ("scores.parquet", "shoot/contact_sheet.html", "photos/00.png.xmp", "why/explanation.html",
+                 "runs/native/model.safetensors", "runs/onnx/pipeline.onnx", "runs/int8/export.json"):  # fmt: skip
+        assert (place / name).is_file(), name
+    for snippet in snippets_of(SCORING):
+        assert run([sys.executable, "-c", snippet], place).strip()
+
+
+def give_text_tower(vision: str, folder: Path) -> None:
+    """Make a whole CLIP, with a random text tower and the tokenizer of the embedded one, of an image tower."""
+    tower = CLIPVisionModelWithProjection.from_pretrained(vision)
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 200,
+    }
+    whole = CLIPModel(CLIPConfig(vision_config=tower.config.to_dict(), text_config=text, projection_dim=12))
+    whole.load_state_dict(tower.state_dict(), strict=False)
+    whole.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_clip_path() / name, folder / name)
 
 
 def test_make_targets_exist():
