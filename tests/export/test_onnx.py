@@ -34,7 +34,8 @@ from cskd_hf.export.onnx_graphs import export_onnx  # noqa: E402
 from cskd_hf.models.configuration_cskd import CSKDConfig, CSKDModuleConfig  # noqa: E402
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics  # noqa: E402
 from cskd_hf.models.module_cskd import register_encoder  # noqa: E402
-from cskd_hf.scoring.engine import ScoringError, load_engine  # noqa: E402
+from cskd_hf.scoring.engine import load_engine  # noqa: E402
+from cskd_hf.scoring.errors import ScoringError  # noqa: E402
 from cskd_hf.scoring.onnx_metadata import read_metadata  # noqa: E402
 from tiny_scorers import save_scorer  # noqa: E402
 

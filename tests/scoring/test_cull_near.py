@@ -14,7 +14,7 @@ from cskd_hf.data.synthetic import SyntheticPhotographs
 from cskd_hf.scoring.cull import near
 from cskd_hf.scoring.cull.looking import THUMBNAIL, THUMBNAIL_BYTES, Photograph, thumbnail
 from cskd_hf.scoring.cull.stars import check_cuts, folder_percentiles, give_stars
-from cskd_hf.scoring.engine import ScoringError
+from cskd_hf.scoring.errors import ScoringError
 
 COPIES: list[Callable[[Image.Image], Image.Image]] = [
     lambda image: ImageEnhance.Brightness(image).enhance(1.2),

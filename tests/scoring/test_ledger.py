@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cskd_hf.scoring.engine import ScoringError
+from cskd_hf.scoring.errors import ScoringError
 from cskd_hf.scoring.ledger import Ledger
 from cskd_hf.scoring.scan import FileState, Scored
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cskd_hf.scoring.engine import ScoringError
+from cskd_hf.scoring.errors import ScoringError
 from cskd_hf.scoring.folder import score_images
 from cskd_hf.scoring.listing import Listing
 from cskd_hf.scoring.ray import DatasetScorer, score_dataset

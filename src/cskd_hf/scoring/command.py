@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .engine import Engine, ScoringError, load_engine
+from .engine import Engine, load_engine
+from .errors import ScoringError
 from .ledger import Ledger
 from .listing import Listing
 from .outputs import check_output, print_table, print_unreadable, write_results

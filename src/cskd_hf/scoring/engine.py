@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .errors import ScoringError
 from .preparation import Preparation
 
 if TYPE_CHECKING:
     from ..models.pipeline_cskd import ImageAestheticsPipeline
-
-
-class ScoringError(ValueError):
-    """Scoring cannot start; the message says what was given and what is allowed."""
 
 
 class Engine(Protocol):

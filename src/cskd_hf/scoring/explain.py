@@ -19,7 +19,8 @@ from ..evaluation.plotting import write_page
 from ..files import public_name, replaced_file, write_json
 from ..models.image_loading_cskd import ImageLoadError, load_image
 from .command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED
-from .engine import ScoringError, is_onnx, load_pipeline
+from .engine import is_onnx, load_pipeline
+from .errors import ScoringError
 from .listing import Listing
 from .outputs import printable
 from .preparation import seen_box

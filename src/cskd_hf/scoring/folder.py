@@ -7,7 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .engine import Engine, ScoringError, load_engine, load_pipeline
+from .engine import Engine, load_engine, load_pipeline
+from .errors import ScoringError
 from .listing import Listing
 from .scan import RESULT, scan
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .engine import ScoringError
+from .errors import ScoringError
 from .scan import RESULT, FileState, Scored, in_batches
 
 _FORMAT = "1"

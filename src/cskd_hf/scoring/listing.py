@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..data.sources import IMAGE_EXTENSIONS
-from .engine import ScoringError
+from .errors import ScoringError
 
 logger = logging.getLogger(__name__)
 

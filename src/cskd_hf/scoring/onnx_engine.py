@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .engine import ScoringError
+from .errors import ScoringError
 from .onnx_metadata import read_metadata
 from .preparation import Preparation
 

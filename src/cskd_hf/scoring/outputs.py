@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replaced_file
-from .engine import ScoringError
+from .errors import ScoringError
 
 OUTPUT_EXTENSIONS = (".csv", ".jsonl", ".parquet")
 _NUMBERS = ("score", "score_std", "scale_low", "scale_high", "percentile", "calibrated_score")

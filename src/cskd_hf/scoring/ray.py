@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engine import Engine, ScoringError, load_engine
+from .engine import Engine, load_engine
+from .errors import ScoringError
 from .outputs import columns, flat_row
 from .scan import RESULT, scan_batches
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ...files import public_name, replaced_file, write_json
 from ..command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED
-from ..engine import Engine, ScoringError, load_engine
+from ..engine import Engine, load_engine
+from ..errors import ScoringError
 from ..listing import Listing
 from ..outputs import print_unreadable, printable
 from .looking import Photograph, Thumbnails, look

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..engine import ScoringError
+from ..errors import ScoringError
 from .looking import Photograph
 
 DEFAULT_CUTS = (20.0, 50.0, 80.0, 95.0)
