@@ -245,6 +245,7 @@ def test_feature_layer_starts_from_the_phase_1_projector(make, clip, teachers, t
 def test_alignment_is_kept_up(make):
     def last(name: str, weight: float) -> float:
         given = {"rated_weight": 0.0, "distill_weight": 0.001, "learning_rate": 1e-2, "max_steps": 20, "keep": "last"}
+        given["distill_schedule"] = "constant"
         folder = distil(make(name, align=True, align_weight=weight, **given)).output_dir
         return [line["align"] for line in log(folder) if "align" in line][-1]
 
