@@ -1,4 +1,4 @@
-"""One photograph, one score: the largest difference between all ways to score it (acceptance 1 and 7 of scoring).
+"""One photograph, one score: the largest difference between all ways to score it.
 
     python benchmarks/scoring_parity.py --model runs/demo/student --data FOLDER
 
