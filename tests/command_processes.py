@@ -24,16 +24,22 @@ def _run(arguments: list[str], environment: dict[str, str]) -> None:
     sys.exit(main(arguments))
 
 
+def rank_environments(processes: int) -> list[dict[str, str]]:
+    """The environment that torchrun gives each of several processes; a single one gets none."""
+    if processes == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    size = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} | size | address for rank in range(processes)]
+    return [{name: str(value) for name, value in rank.items()} for rank in ranks]
+
+
 def start_command(arguments: list[str], processes: int = 1) -> list[BaseProcess]:
     """Start a command; several processes get the environment that torchrun gives them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     started = []
-    for rank in range(processes):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        texts = {name: str(value) for name, value in environment.items()} if processes > 1 else {}
-        started.append(_SERVER.Process(target=_run, args=(arguments, texts)))
+    for environment in rank_environments(processes):
+        started.append(_SERVER.Process(target=_run, args=(arguments, environment)))
         started[-1].start()
     return started
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Sequence
+
+from command_processes import rank_environments
 
 # A server that has imported everything once: each process starts in an instant, and without the state of the tests.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -49,14 +50,10 @@ def score(
         batches: each is killed after so many batches of its own.
         delay: and so many seconds.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     started = []
-    for rank in range(processes):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        texts = {name: str(value) for name, value in environment.items()} if processes > 1 else {}
-        started.append(_SERVER.Process(target=_run, args=([str(a) for a in arguments], texts, batches, delay)))
+    for environment in rank_environments(processes):
+        given = ([str(argument) for argument in arguments], environment, batches, delay)
+        started.append(_SERVER.Process(target=_run, args=given))
         started[-1].start()
     for process in started:
         process.join(120)

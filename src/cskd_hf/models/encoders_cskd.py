@@ -293,3 +293,20 @@ def _patch_stride(backbone_config: Any) -> tuple[int, int]:
         if isinstance(size, (list, tuple)) and size:
             return tuple(size)[:2] if len(size) == 2 else (size[0], size[0])
     return 1, 1
+
+
+def part_of_whole(
+    name_or_path: str, config: PreTrainedConfig, encoder: PreTrainedModel
+) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder taken out of the model that the checkpoint is of, and the names of weights that it lacks."""
+    saved = getattr(transformers, (config.architectures or [""])[0], None)
+    if saved is None:
+        saved = encoder_class(config)
+    model, loaded = saved.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+    part = find_part(model, encoder)
+    if part is None:
+        return encoder, sorted(encoder.state_dict())
+    encoder.load_state_dict(part.state_dict())
+    prefix = next(name for name, module in model.named_modules() if module is part)
+    prefix = prefix and prefix + "."
+    return encoder, sorted(name for name in loaded["missing_keys"] if name.startswith(prefix))

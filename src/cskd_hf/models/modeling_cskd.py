@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.utils import ModelOutput
@@ -19,9 +18,9 @@ from transformers.utils import ModelOutput
 from .configuration_cskd import CSKDConfig
 from .encoders_cskd import (
     build_encoder,
-    encoder_class,
     find_feature_size,
     find_part,
+    part_of_whole,
     pool_features,
     run_encoder,
     spatial_features,
@@ -252,30 +251,13 @@ def load_encoder(name_or_path: str) -> tuple[PreTrainedModel, str]:
     model, loaded = kind.from_pretrained(name_or_path, config=config, dtype=torch.float32, output_loading_info=True)
     missing = sorted(loaded["missing_keys"])
     if any("pooler" not in name for name in missing):
-        model, missing = _part_of_whole(name_or_path, whole, model)
+        model, missing = part_of_whole(name_or_path, whole, model)
     if lacking := [name for name in missing if "pooler" not in name]:
         raise ValueError(
             f"'{name_or_path}' holds no weights for {len(lacking)} parts of {kind.__name__}, {lacking[0]} among "
             "them; give a checkpoint of the image encoder itself."
         )
     return model, "cls" if missing else "auto"
-
-
-def _part_of_whole(
-    name_or_path: str, config: PreTrainedConfig, encoder: PreTrainedModel
-) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder taken out of the model that the checkpoint is of, and the names of weights that it lacks."""
-    saved = getattr(transformers, (config.architectures or [""])[0], None)
-    if saved is None:
-        saved = encoder_class(config)
-    model, loaded = saved.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
-    part = find_part(model, encoder)
-    if part is None:
-        return encoder, sorted(encoder.state_dict())
-    encoder.load_state_dict(part.state_dict())
-    prefix = next(name for name, module in model.named_modules() if module is part)
-    prefix = prefix and prefix + "."
-    return encoder, sorted(name for name in loaded["missing_keys"] if name.startswith(prefix))
 
 
 class CSKDForFeatureAlignment(CSKDPreTrainedModel):

@@ -5,6 +5,26 @@ from __future__ import annotations
 import argparse
 
 
+def add_reading_options(command: argparse.ArgumentParser) -> None:
+    """Give a command that scores many files the options of how they are read."""
+    command.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read images (default: one a core; 0: no thread)"
+    )
+    command.add_argument(
+        "--device", help="as torch names it, e.g. cpu or cuda:1 (default: an accelerator, if there is one)"
+    )
+    command.add_argument(
+        "--reduced-decoding",
+        action="store_true",
+        help="decode JPEG files at a reduced scale that is still twice what the model sees: several times faster for large "
+        "photographs, and scores change a little",
+    )
+    command.add_argument(
+        "--allow-truncated", action="store_true", help="score the readable part of a file that breaks off"
+    )
+
+
 def add_score_options(score: argparse.ArgumentParser) -> None:
     """Give `cskd-hf score` its options."""
     score.add_argument("model", help="checkpoint: Hub name or folder")
@@ -17,28 +37,13 @@ def add_score_options(score: argparse.ArgumentParser) -> None:
         help="write the scores to this .csv, .jsonl or .parquet file; FILE.ledger beside it lets a stopped run go on, and "
         "a later one score only what is new or has changed",
     )
-    score.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
-    score.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read images (default: one a core; 0: no thread)"
-    )
-    score.add_argument(
-        "--device", help="as torch names it, e.g. cpu or cuda:1 (default: an accelerator, if there is one)"
-    )
+    add_reading_options(score)
     score.add_argument("--top", type=int, default=0, metavar="N", help="show and write only the best N")
     score.add_argument(
         "--sort",
         choices=["path", "score"],
         default="path",
         help="order of the file: as given and by path within a folder, or the best first (default: %(default)s)",
-    )
-    score.add_argument(
-        "--reduced-decoding",
-        action="store_true",
-        help="decode JPEG files at a reduced scale that is still twice what the model sees: several times faster for large "
-        "photographs, and scores change a little",
-    )
-    score.add_argument(
-        "--allow-truncated", action="store_true", help="score the readable part of a file that breaks off"
     )
     score.add_argument(
         "--resume-by",

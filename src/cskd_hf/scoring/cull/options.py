@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..options import add_reading_options
+
 
 def add_cull_options(cull: argparse.ArgumentParser) -> None:
     """Give `cskd-hf cull` its options."""
@@ -45,19 +47,7 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
     cull.add_argument(
         "--sheet-limit", type=int, default=2500, metavar="N", help="photographs on the sheet (default: %(default)s)"
     )
-    cull.add_argument("--batch-size", type=int, default=16, help="images a forward (default: %(default)s)")
-    cull.add_argument("--workers", type=int, metavar="N", help="threads that read images (default: one a core)")
-    cull.add_argument(
-        "--device", help="as torch names it, e.g. cpu or cuda:1 (default: an accelerator, if there is one)"
-    )
-    cull.add_argument(
-        "--reduced-decoding",
-        action="store_true",
-        help="decode JPEG files at a reduced scale: faster for large photographs, and scores change a little",
-    )
-    cull.add_argument(
-        "--allow-truncated", action="store_true", help="take the readable part of a file that breaks off"
-    )
+    add_reading_options(cull)
     cull.add_argument("--quiet", action="store_true", help="no progress bar")
     cull.formatter_class = argparse.RawDescriptionHelpFormatter
     cull.epilog = (
