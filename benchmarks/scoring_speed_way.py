@@ -122,7 +122,7 @@ def command(task: dict[str, Any]) -> Score:
             old.unlink(missing_ok=True)
         options = ["--workers", str(task["workers"]), "--batch-size", str(task["batch_size"]), "--quiet"]
         options += ["--reduced-decoding"] if task["reduced"] else []
-        code = main(["score", task["model"], *files, "--output", str(output), *options])
+        code = main(["score", "--model", task["model"], *files, "--output", str(output), *options])
         if code:
             raise RuntimeError(f"cskd-hf score ended with {code}")
         with open(output, newline="", encoding="utf-8") as rows:

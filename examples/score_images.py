@@ -1,7 +1,7 @@
 """Score the images of a folder with a trained model, the best first.
 
-    python examples/score_images.py runs/demo/student photos/
-    python examples/score_images.py runs/demo/student photos/ holiday.jpg --top 10 --output scores.csv
+    python examples/score_images.py --model runs/demo/student photos/
+    python examples/score_images.py --model runs/demo/student photos/ holiday.jpg --top 10 --output scores.csv
 
 The same as `cskd-hf score`; `--help` lists the options.
 """

@@ -26,6 +26,7 @@ _MODULE_OF = {
     "ImageLoadError": "models.image_loading_cskd",
     "load_image": "models.image_loading_cskd",
     "build_prompt_bank": "prompts.bank",
+    "default_student_path": "packaged",
     "TensorScorer": "scoring.tensors",
     "ReferenceEncoder": "training.reference",
     "RatingsError": "data.ratings",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from .models.module_cskd import register_encoder
     from .models.pipeline_cskd import ImageAestheticsPipeline
+    from .packaged import default_student_path
     from .prompts.bank import build_prompt_bank
     from .scoring.tensors import TensorScorer
     from .training.reference import ReferenceEncoder

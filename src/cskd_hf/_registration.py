@@ -13,6 +13,8 @@ from types import ModuleType
 
 from wrapt import register_post_import_hook
 
+from .packaged import default_student_path
+
 PIPELINE_TASK = "image-aesthetics"
 _MODELS = f"{__package__}.models"
 
@@ -42,8 +44,13 @@ def _register_pipeline(module: ModuleType) -> None:
         PIPELINE_TASK,
         pipeline_class=module.ImageAestheticsPipeline,
         pt_model=AutoModelForImageClassification,
+        default={"model": (str(default_student_path()), "main")},
         type="image",
     )
+    # A pipeline that is saved writes its registration down, which must not name a folder of this machine.
+    pipeline_class = module.ImageAestheticsPipeline
+    registered = pipeline_class._registered_impl[PIPELINE_TASK]
+    pipeline_class._registered_impl = {PIPELINE_TASK: {k: v for k, v in registered.items() if k != "default"}}
 
 
 _REGISTRATIONS = (

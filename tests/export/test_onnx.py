@@ -134,7 +134,7 @@ def test_the_command_scores_without_the_torch_weights(exported: Path, album: lis
     tables = []
     for number, model in enumerate((exported, alone)):
         output = tmp_path / f"scores-{number}.jsonl"
-        assert main(["score", str(model), *album, "--output", str(output), "--quiet"]) == 0
+        assert main(["score", "--model", str(model), *album, "--output", str(output), "--quiet"]) == 0
         tables.append([json.loads(line)["score"] for line in output.read_text().splitlines()])
     assert tables[0] == pytest.approx(tables[1], abs=1e-5) and len(tables[0]) == len(album)
 

@@ -388,7 +388,10 @@ def test_command(runs, tmp_path, capsys):
     assert main(arguments) == 1
     assert "the licence of the model is not known" in capsys.readouterr().err and place.is_file()
     licenses = ["--license", "mit", "--data-license", "photographs=own photographs", "ratings=CC0"]
+    (tmp_path / "about.md").write_text("It fails on **portraits**.\n")
+    licenses += ["--about", str(tmp_path / "about.md")]
     assert main([*arguments, *licenses, "--facts", str(tmp_path / "facts.json")]) == 0
+    assert "## What its makers add\n\nIt fails on **portraits**.\n\n## Training data" in place.read_text()
     again = tmp_path / "AGAIN.md"
     assert main(["card", str(tmp_path / "facts.json"), "--repo", "org/tiny-student", "--output", str(again)]) == 0
     assert again.read_text() == place.read_text() and ModelCard.load(again).data.license == "mit"

@@ -215,7 +215,7 @@ def front_matter(space: Path) -> dict:
 
 def test_space_of_a_folder_runs_without_the_package(tmp_path: Path, checkpoint: str, capsys: pytest.CaptureFixture):
     space = tmp_path / "space"
-    assert main(["app", checkpoint, "--dry-run", str(space)]) == 0
+    assert main(["app", "--model", checkpoint, "--dry-run", str(space)]) == 0
     assert "hf upload" in capsys.readouterr().out
     assert sorted(path.name for path in space.iterdir()) == [
         "README.md", "app.py", "cskd_hf", "examples", "model", "requirements.txt",
@@ -242,6 +242,7 @@ def test_space_of_a_hub_model(tmp_path: Path):
     space = tmp_path / "space"
     arguments = [
         "app",
+        "--model",
         "org/cskd-student",
         "--dry-run",
         str(space),
@@ -258,7 +259,7 @@ def test_space_of_a_hub_model(tmp_path: Path):
 
 
 def test_requirements_are_those_of_the_package(tmp_path: Path):
-    main(["app", "org/name", "--dry-run", str(tmp_path / "space")])
+    main(["app", "--model", "org/name", "--dry-run", str(tmp_path / "space")])
     setup = ConfigParser()
     setup.read(Path(__file__).parents[2] / "setup.cfg")
     stated = {_sorted(line) for line in setup["options"]["install_requires"].split()}
@@ -275,8 +276,8 @@ def _sorted(requirement: str) -> tuple[str, frozenset[str]]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{empty}", "--dry-run", "{out}"], "has no config.json"),
-        (["org/name", "--package", "cskd_hf"], "give --dry-run DIR too"),
+        (["--model", "{empty}", "--dry-run", "{out}"], "has no config.json"),
+        (["--model", "org/name", "--package", "cskd_hf"], "give --dry-run DIR too"),
     ],
 )
 def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str):
@@ -288,5 +289,5 @@ def test_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture, argument
 
 def test_command_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["app", "org/name"]) == 2
+    assert main(["app", "--model", "org/name"]) == 2
     assert "pip install 'cskd_hf[app]'" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_encoder_of_the_command_line(photographs, tmp_path, monkeypatch, capsys)
     model.save_pretrained(tmp_path / "model")
     preprocessing.to_image_processor().save_pretrained(tmp_path / "model")
     monkeypatch.setattr(module_cskd, "_FACTORIES", {})
-    command = ["score", str(tmp_path / "model"), photographs]
+    command = ["score", "--model", str(tmp_path / "model"), photographs]
     assert main(command) == 2
     assert "cskd-hf --import" in capsys.readouterr().err
     assert main(["--import", "own_encoders_of_a_test:build", *command]) == 0

@@ -92,7 +92,7 @@ def test_command_and_its_results(checkpoint, photographs, ratings, tmp_path, cap
     assert all(low <= result["calibrated_score"] <= high for result in results)
 
     table = tmp_path / "scores.csv"
-    assert main(["score", str(folder), photographs, "--output", str(table), "--quiet"]) == 0
+    assert main(["score", "--model", str(folder), photographs, "--output", str(table), "--quiet"]) == 0
     assert "better than" in capsys.readouterr().out
     assert table.read_text().splitlines()[0].split(",")[-3:] == ["percentile", "calibrated_score", "error"]
 
@@ -100,7 +100,7 @@ def test_command_and_its_results(checkpoint, photographs, ratings, tmp_path, cap
 def test_without_a_calibration_nothing_is_claimed(checkpoint, photographs, capsys):
     result = pipeline("image-aesthetics", model=str(checkpoint))(str(next(Path(photographs).iterdir())))
     assert "percentile" not in result and "calibrated_score" not in result
-    assert main(["score", str(checkpoint), photographs, "--quiet"]) == 0
+    assert main(["score", "--model", str(checkpoint), photographs, "--quiet"]) == 0
     assert "better than" not in capsys.readouterr().out
 
 

@@ -56,7 +56,9 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 def cull(model: str, album: Path, *options: str) -> tuple[int, list[dict[str, str]], dict]:
     output = album.parent / "report"
-    code = main(["cull", model, str(album), "--output", str(output), "--quiet", "--device", "cpu", *options])
+    code = main(
+        ["cull", "--model", model, str(album), "--output", str(output), "--quiet", "--device", "cpu", *options]
+    )
     with open(output / "photographs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return code, rows, json.loads((output / "results.json").read_text(encoding="utf-8"))
@@ -170,7 +172,7 @@ def test_percentiles_of_the_model(model: str, album: Path, tmp_path: Path):
 )
 def test_wrong_options(model: str, album: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture):
     before = snapshot(album)
-    arguments = ["cull", model, str(album), "--output", str(album.parent / "report"), "--quiet", *options]
+    arguments = ["cull", "--model", model, str(album), "--output", str(album.parent / "report"), "--quiet", *options]
     assert main(arguments) == 2
     assert reason in capsys.readouterr().err and snapshot(album) == before
 

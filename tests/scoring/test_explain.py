@@ -108,7 +108,7 @@ def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     save_rotated(tmp_path / "side.jpg")
     (tmp_path / "bad.jpg").write_bytes(b"bad")
     output = tmp_path / "why"
-    arguments = ["explain", model, str(tmp_path / "side.jpg"), str(tmp_path / "bad.jpg")]
+    arguments = ["explain", "--model", model, str(tmp_path / "side.jpg"), str(tmp_path / "bad.jpg")]
     assert main([*arguments, "--output", str(output), "--device", "cpu", "--samples", "2", "--quiet"]) == 3
     assert "bad.jpg" in capsys.readouterr().err
     written = json.loads((output / "explanation.json").read_text())["images"]
@@ -126,7 +126,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
     graph = tmp_path / "model.onnx"
     graph.write_bytes(b"")
     save_rotated(tmp_path / "side.jpg")
-    assert main(["explain", str(graph), str(tmp_path / "side.jpg"), "--output", str(tmp_path / "why")]) == 2
+    assert main(["explain", "--model", str(graph), str(tmp_path / "side.jpg"), "--output", str(tmp_path / "why")]) == 2
     assert "gradients" in capsys.readouterr().err
-    assert main(["explain", "x", str(tmp_path / "side.jpg"), "--output", str(graph)]) == 2
-    assert main(["explain", "x", str(tmp_path / "side.jpg"), "--output", "y", "--samples", "0"]) == 2
+    assert main(["explain", "--model", "x", str(tmp_path / "side.jpg"), "--output", str(graph)]) == 2
+    assert main(["explain", "--model", "x", str(tmp_path / "side.jpg"), "--output", "y", "--samples", "0"]) == 2

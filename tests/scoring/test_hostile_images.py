@@ -96,7 +96,9 @@ def test_bytes_of_every_file(rate: ImageAestheticsPipeline, hostile: Path, kinds
 @pytest.mark.parametrize("extension", ["csv", "jsonl"])
 def test_command(checkpoint: str, hostile: Path, kinds: dict[str, bool], extension: str, tmp_path: Path, capsys):
     output = tmp_path / f"scores.{extension}"
-    code = main(["score", checkpoint, str(hostile), "--output", str(output), "--quiet", "--batch-size", "20"])
+    code = main(
+        ["score", "--model", checkpoint, str(hostile), "--output", str(output), "--quiet", "--batch-size", "20"]
+    )
     listed = {name: scored for name, scored in kinds.items() if not os.path.isdir(hostile / name)}
     if extension == "csv":
         with open(output, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -120,7 +122,7 @@ def test_command_where_nothing_can_be_scored(checkpoint: str, hostile: Path, kin
     """Named one by one, also what a walk through a folder would leave out."""
     bad = ["pipe.jpg", "socket.jpg", "device.jpg", "empty.jpg", "bomb.png", "text.jpg"]
     assert not any(kinds[name] for name in bad)
-    assert main(["score", checkpoint, *(str(hostile / name) for name in bad), "--quiet"]) == 1
+    assert main(["score", "--model", checkpoint, *(str(hostile / name) for name in bad), "--quiet"]) == 1
     said = capsys.readouterr().err
     assert all(f"{name}: " in said for name in bad)
 

@@ -46,16 +46,16 @@ def content(output: Path) -> object:
 def test_killed_and_resumed(model: str, album: Path, tmp_path: Path, extension: str):
     unbroken, output = tmp_path / f"unbroken.{extension}", tmp_path / f"scores.{extension}"
     options = ["--batch-size", 4, "--workers", 2]
-    assert main(["score", model, str(album), "--output", str(unbroken), "--quiet", *map(str, options)]) == 3
+    assert main(["score", "--model", model, str(album), "--output", str(unbroken), "--quiet", *map(str, options)]) == 3
     rng = np.random.default_rng(list(extension.encode()))
     for _ in range(KILLS):
         killed = score(
-            [model, album, "--output", output, *options],
+            ["--model", model, album, "--output", output, *options],
             batches=int(rng.integers(0, 24 // KILLS)),
             delay=float(rng.uniform(0, 0.01)),
         )
         assert killed == [KILLED] and not output.exists()
-    assert score([model, album, "--output", output, *options]) == [3]
+    assert score(["--model", model, album, "--output", output, *options]) == [3]
     assert content(output) == content(unbroken)
 
 
@@ -63,11 +63,11 @@ def test_processes_share_the_images(model: str, album: Path, tmp_path: Path):
     """Two ranks, killed once, then three, then one: every image once."""
     unbroken, output = tmp_path / "unbroken.jsonl", tmp_path / "scores.jsonl"
     options = ["--batch-size", "4", "--workers", "1", "--device", "cpu"]
-    assert main(["score", model, str(album), "--output", str(unbroken), "--quiet", *options]) == 3
-    killed = score([model, album, "--output", output, *options], processes=2, batches=3)
+    assert main(["score", "--model", model, str(album), "--output", str(unbroken), "--quiet", *options]) == 3
+    killed = score(["--model", model, album, "--output", output, *options], processes=2, batches=3)
     assert KILLED in killed and not output.exists()
     parts = sorted(path.name for path in tmp_path.glob("scores.jsonl.ledger-[0-9]"))
     assert parts == ["scores.jsonl.ledger-0", "scores.jsonl.ledger-1"]
-    assert score([model, album, "--output", output, *options], processes=3) == [0, 0, 0]
+    assert score(["--model", model, album, "--output", output, *options], processes=3) == [0, 0, 0]
     assert content(output) == content(unbroken)
     assert sorted(path.name for path in tmp_path.glob("scores*")) == ["scores.jsonl", "scores.jsonl.ledger"]

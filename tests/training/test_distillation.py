@@ -32,12 +32,14 @@ OPTIONS = {
     "ema-and-teacher": {"ema_teacher": 0.9, "teacher_flip": True},
     "ranking": {"ranking_weight": 1.0},
     "ranking-without-a-teacher": {"teachers": 0, "images": [], "ranking_weight": 1.0, "ranking_loss": "margin"},
+    "degraded": {"degraded_weight": 1.0},
+    "degraded-without-a-teacher": {"teachers": 0, "images": [], "degraded_weight": 1.0},
     "feature": {"feature_weight": 1.0, "feature_loss": "cosine"},
     "align": {"align_weight": 1.0, "align": True},
     "stored": {"store": True, "teachers": 2, "uncertainty_weighting": "exp", "student_view": "strong", "teacher_flip": True},
     "stored-align": {"store": True, "align_weight": 1.0, "align": True},
     "all": {"teachers": 2, "ema_teacher": 0.9, "mixup": 1.0, "student_view": "strong", "ranking_weight": 1.0,
-            "uncertainty_weighting": "exp", "distill_schedule": "ramp-down", "feature_weight": 1.0},
+            "uncertainty_weighting": "exp", "distill_schedule": "ramp-down", "feature_weight": 1.0, "degraded_weight": 1.0},
 }  # fmt: skip
 
 

@@ -7,11 +7,14 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from command_processes import finish_command, kill, start_command
 from cskd_hf.cli import main
 from cskd_hf.data.teacher_features import stored_views
+from cskd_hf.training.alignment_task import AlignmentTask
+from cskd_hf.training.reference import ReferenceEncoder
 
 FAST = ["--cpu", "--quiet", "--batch-size", "4", "--image-size", "32", "--holdout", "4"]
 
@@ -149,3 +152,25 @@ def test_killed_while_building_and_while_training(vit_encoder, clip, photographs
     assert one == two and one[-1]["step"] == 60
     for path in (tmp_path / "unbroken-features" / "tiny-clip").iterdir():
         assert path.read_bytes() == (place / path.name).read_bytes()
+
+
+def test_mixtures_are_of_live_pictures_that_both_see(align, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "stored"
+    align(output, command="features")
+    assert align(output, "--mixup", "0.4") == 2
+    assert "pictures that are new in every step" in capsys.readouterr().err
+
+    seen, encode, pixels = {"reference": [], "encoder": []}, ReferenceEncoder.forward, AlignmentTask.pixel_values
+    monkeypatch.setattr(
+        ReferenceEncoder, "forward", lambda self, crops: seen["reference"].append(crops) or encode(self, crops)
+    )
+    monkeypatch.setattr(
+        AlignmentTask, "pixel_values", lambda self, crops: seen["encoder"].append(crops) or pixels(self, crops)
+    )
+    drawn = []
+    for mixed in ("0", "0.4"):
+        assert align(tmp_path / f"mixed-{mixed}", "--mixup", mixed) == 0
+        steps = seen["encoder"][-3:-1]  # the held-out images come before and behind; their references are kept
+        assert all(map(torch.equal, seen["reference"][-2:], steps))
+        drawn.append(steps[0])
+    assert not torch.equal(*drawn)

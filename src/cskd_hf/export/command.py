@@ -77,7 +77,7 @@ def _export_onnx(namespace: argparse.Namespace) -> None:
     folder = export_onnx(namespace.checkpoint, namespace.output, overwrite=namespace.overwrite)
     for name, gap in _report(folder)["difference"].items():
         print(f"{folder / name}: scores within {gap:.1g} of the scale of the checkpoint's on random pictures")
-    print(f"  cskd-hf score {shlex.quote(str(folder))} PHOTOS")
+    print(f"  cskd-hf score --model {shlex.quote(str(folder))} PHOTOS")
 
 
 def _export_int8(namespace: argparse.Namespace) -> None:
@@ -99,7 +99,7 @@ def _export_int8(namespace: argparse.Namespace) -> None:
     )
     report = _report(folder)["quantisation"]
     print(f"{folder}: model.onnx and pipeline.onnx in int8", *summary(report), sep="\n  ")
-    print(f"  cskd-hf score {shlex.quote(str(folder))} PHOTOS")
+    print(f"  cskd-hf score --model {shlex.quote(str(folder))} PHOTOS")
 
 
 def _export_torch(namespace: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ def check_ratings(means: np.ndarray, pictures: int, source: str) -> None:
         raise RatingsError(
             f"{source}: {len(means)} rated images{copies}; at least {MIN_RATINGS} different ones are needed to learn "
             "from and to measure on, and 20 or more are advised. Rate more images, or score with a model as it is: "
-            "`cskd-hf score MODEL IMAGES`."
+            "`cskd-hf score --model MODEL IMAGES`."
         )
     if np.ptp(means) == 0:
         raise RatingsError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..files import replaced_file
 from .card import model_card
-from .card_options import parse_data_licenses
+from .card_options import parse_data_licenses, read_about
 from .facts import CheckpointFacts, missing_facts, read_facts
 
 
@@ -43,8 +43,10 @@ def _facts(namespace: argparse.Namespace) -> CheckpointFacts:
             license=namespace.license,
             data_licenses=parse_data_licenses(namespace.data_license),
             examples=namespace.example,
+            about=read_about(namespace.about),
         )
-    if namespace.evaluation or namespace.data_license or namespace.example or namespace.license or namespace.facts:
+    given = ("evaluation", "data_license", "example", "license", "about", "facts")
+    if any(getattr(namespace, name) for name in given):
         raise ValueError(
             f"'{path}' holds all facts already; give --repo and --output only, or the checkpoint's folder."
         )

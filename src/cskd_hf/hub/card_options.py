@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def add_card_options(card: argparse.ArgumentParser) -> None:
@@ -18,7 +19,7 @@ def add_card_options(card: argparse.ArgumentParser) -> None:
 
 
 def add_facts_options(command: argparse.ArgumentParser) -> None:
-    """What a run cannot know: `--license`, `--data-license`, `--evaluation`, `--example`."""
+    """What a run cannot know: `--license`, `--data-license`, `--evaluation`, `--example`, `--about`."""
     command.add_argument("--license", default="", metavar="ID", help="licence of the model, e.g. apache-2.0")
     command.add_argument(
         "--data-license",
@@ -41,6 +42,11 @@ def add_facts_options(command: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="pictures to publish with the model's answers; you must have the right to (default: two procedural ones)",
     )
+    command.add_argument(
+        "--about",
+        metavar="FILE",
+        help="Markdown with what the card should say beside the records, e.g. known failures",
+    )
 
 
 def add_push_options(push: argparse.ArgumentParser) -> None:
@@ -52,6 +58,11 @@ def add_push_options(push: argparse.ArgumentParser) -> None:
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: the main one)")
     push.add_argument("--dry-run", metavar="DIR", help="write the repository's folder here and upload nothing")
+
+
+def read_about(path: str | None) -> str:
+    """The text of `--about`; empty where none is given."""
+    return Path(path).read_text(encoding="utf-8") if path else ""
 
 
 def parse_data_licenses(given: Sequence[str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ class CheckpointFacts:
         versions: of the software of the last training.
         examples: pictures with the model's own answers, see `show_examples`.
         warnings: what does not fit, e.g. an evaluation of other weights.
+        about: the makers' own words, Markdown.
         example_images: bytes of each example's file, by `file`.
     """
 
@@ -48,6 +49,7 @@ class CheckpointFacts:
     versions: dict[str, Any]
     examples: list[dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
+    about: str = ""
     example_images: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -69,6 +71,7 @@ def read_facts(
     license: str = "",
     data_licenses: Mapping[str, str] | None = None,
     examples: Sequence[str | os.PathLike] = (),
+    about: str = "",
 ) -> CheckpointFacts:
     """Read all that is known of a checkpoint.
 
@@ -79,6 +82,7 @@ def read_facts(
         license: of the model, a Hub id such as "apache-2.0" or any other text.
         data_licenses: licence by name of a set of images, for sets that do not say theirs.
         examples: pictures to show with the model's answers; none takes two procedural ones of this package.
+        about: what the makers know beside the records, e.g. known failures: Markdown, a section of the card.
 
     Raises:
         ValueError: it is no trained scorer, a file of results is none, or a licence is of no set that was used.
@@ -106,6 +110,7 @@ def read_facts(
         },
         examples=shown,
         warnings=warnings,
+        about=about.strip(),
         example_images=images,
     )
 

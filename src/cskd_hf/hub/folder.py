@@ -60,6 +60,7 @@ def build_folder(
     license: str = "",
     data_licenses: Mapping[str, str] | None = None,
     examples: Sequence[str | os.PathLike] = (),
+    about: str = "",
     overwrite: bool = False,
 ) -> PublishedFolder:
     """Write the repository folder of a trained teacher or student, and check it; `output` appears whole or not at all.
@@ -75,6 +76,7 @@ def build_folder(
         license: of the weights, e.g. `apache-2.0`.
         data_licenses: licence of each training set by its name in the card, for sets that do not say theirs.
         examples: pictures that the card shows with the model's answers; none takes generated ones.
+        about: what the makers know beside the records, e.g. known failures: Markdown, a section of the card.
         overwrite: replace `output` if it exists.
 
     Returns:
@@ -92,7 +94,9 @@ def build_folder(
     checkpoint = checkpoint_folder(given)
     _check_places(given, output, overwrite)
     config = _own_config(checkpoint)
-    facts = read_facts(given, evaluations=evaluations, license=license, data_licenses=data_licenses, examples=examples)
+    facts = read_facts(
+        given, evaluations=evaluations, license=license, data_licenses=data_licenses, examples=examples, about=about
+    )
     if reasons := missing_facts(facts):
         raise PublishError(f"the card of '{checkpoint}' would lack what its readers need: {' '.join(reasons)}")
     for warning in facts.warnings:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .card_options import parse_data_licenses
+from .card_options import parse_data_licenses, read_about
 from .folder import WRITTEN, PublishedFolder, build_folder
 from .upload import Pushed, check_repo_id, upload_folder
 
@@ -41,12 +41,13 @@ def publish(
     license: str = "",
     data_licenses: Mapping[str, str] | None = None,
     examples: Sequence[str | os.PathLike] = (),
+    about: str = "",
     overwrite: bool = False,
 ) -> PublishResult:
     """Build the repository folder of a checkpoint and push it in one commit; see `build_folder` for what is refused.
 
     Args:
-        checkpoint, native, evaluations, license, data_licenses, examples: as of `build_folder`.
+        checkpoint, native, evaluations, license, data_licenses, examples, about: as of `build_folder`.
         repo_id: `organisation/name`.
         private, revision: as of `upload_folder`.
         dry_run: write the folder here and upload nothing.
@@ -58,7 +59,7 @@ def publish(
     """
     check_repo_id(repo_id)
     building = {"repo_id": repo_id, "native": native, "evaluations": evaluations, "license": license} | {
-        "data_licenses": data_licenses, "examples": examples
+        "data_licenses": data_licenses, "examples": examples, "about": about
     }  # fmt: skip
     if dry_run is not None:
         folder = build_folder(checkpoint, dry_run, overwrite=overwrite, **building)
@@ -85,6 +86,7 @@ def push_command(namespace: argparse.Namespace) -> int:
         license=namespace.license,
         data_licenses=parse_data_licenses(namespace.data_license),
         examples=namespace.example,
+        about=read_about(namespace.about),
         overwrite=namespace.overwrite,
     )
     if result.pushed is None:

@@ -42,5 +42,5 @@ def personalize_command(namespace: argparse.Namespace) -> int:
         )
     else:
         apply_vectors(namespace.base, namespace.vectors, namespace.output, namespace.scale)
-        print(f"{namespace.output}: saved; score with `cskd-hf score {namespace.output} IMAGES`")
+        print(f"{namespace.output}: saved; score with `cskd-hf score --model {namespace.output} IMAGES`")
     return 0

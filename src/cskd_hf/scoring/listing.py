@@ -26,6 +26,7 @@ class Listing:
 
     Raises:
         FileNotFoundError: one does not exist.
+        ScoringError: one is a checkpoint or an exported graph.
     """
 
     def __init__(self, places: Sequence[str | os.PathLike]) -> None:
@@ -33,6 +34,10 @@ class Listing:
         for place in self.places:
             if not os.path.exists(place):
                 raise FileNotFoundError(f"'{place}' does not exist; give image files or folders.")
+            if _is_checkpoint(Path(place)):
+                raise ScoringError(
+                    f"'{place}' is a model, not photographs; give it as --model, behind or before the photographs."
+                )
         self.closed: dict[str, str] = {}
         self._first: dict[str, int] = {}
         for number, place in enumerate(self.places):
@@ -100,6 +105,10 @@ class Listing:
             logger.warning("cannot look into the folder %r: %s", shown, self.closed[shown])
             return iter(())
         return iter(sorted(names))
+
+
+def _is_checkpoint(place: Path) -> bool:
+    return place.suffix == ".onnx" or ((place / "config.json").is_file() and any(place.glob("*.safetensors")))
 
 
 def _wanted(name: str) -> bool:

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+from ..packaged import default_student_path
+
+
+def add_model_option(command: argparse.ArgumentParser, what: str = "checkpoint: Hub name or folder") -> None:
+    """Give a command that scores photographs the option of what scores them."""
+    command.add_argument(
+        "--model",
+        default=str(default_student_path()),
+        help=f"{what} (default: the small student that comes with the package)",
+    )
+
 
 def add_reading_options(command: argparse.ArgumentParser) -> None:
     """Give a command that scores many files the options of how they are read."""
@@ -27,7 +38,7 @@ def add_reading_options(command: argparse.ArgumentParser) -> None:
 
 def add_score_options(score: argparse.ArgumentParser) -> None:
     """Give `cskd-hf score` its options."""
-    score.add_argument("model", help="checkpoint: Hub name or folder")
+    add_model_option(score, "checkpoint: Hub name or folder; or an exported .onnx file")
     score.add_argument(
         "images", nargs="+", metavar="PATH", help="image files, and folders that are searched at any depth"
     )

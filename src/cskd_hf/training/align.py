@@ -87,5 +87,7 @@ def align(settings: AlignSettings, references: Sequence[ReferenceEncoder] | None
         loss_weights=settings.loss_weights,
         reference_weights=settings.reference_weights,
         statistics=reference_statistics(settings, references, stream, accelerator),
+        mixup=settings.mixup,
+        seed=settings.seed,
     )
     return TrainingLoop(task, {UNLABELLED: stream}, settings, accelerator).run()

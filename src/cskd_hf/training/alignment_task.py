@@ -14,6 +14,7 @@ from ..models.modeling_cskd import CSKDForFeatureAlignment
 from .losses import build_losses, needs_statistics
 from .reference import ReferenceEncoder
 from .standardisation import FeatureStatistics, PhiS
+from .strong_views import mixup
 from .task import Batch, TrainingTask
 from .token_alignment import TOKEN_LOSSES, TokenAlignment
 
@@ -37,6 +38,9 @@ class AlignmentTask(TrainingTask):
         loss_weights: one a loss; 1 where none are given.
         reference_weights: one a reference; equal where none are given.
         statistics: of each reference's features by name, for losses that standardise.
+        mixup: alpha of mixtures of two crops that references and model both see, see
+            [`~cskd_hf.training.strong_views.mixup`]; 0 for none. The batches must hold no stored features then.
+        seed: of the mixtures.
     """
 
     best_metric = "loss"
@@ -53,8 +57,11 @@ class AlignmentTask(TrainingTask):
         loss_weights: Sequence[float] = (),
         reference_weights: Sequence[float] = (),
         statistics: Mapping[str, FeatureStatistics] | None = None,
+        mixup: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(model, preprocessing)
+        self.mixup, self.seed = mixup, seed
         self.references = references
         self.loss_weights = dict(zip(losses, loss_weights or [1.0] * len(losses), strict=True))
         shares = torch.tensor(reference_weights or [1.0] * len(references))
@@ -78,13 +85,21 @@ class AlignmentTask(TrainingTask):
     def frozen(self) -> tuple[nn.Module, ...]:
         return (*self.references, *self.losses)
 
+    def use_channels_last(self) -> None:
+        super().use_channels_last()
+        for reference in self.references:  # a CNN that runs in every step gains as much as the model
+            reference.to(memory_format=torch.channels_last)
+
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         images = batch[UNLABELLED]
+        crops = images["crops"]
+        if self.mixup:
+            crops = mixup(crops, self.seed, images["index"].tolist(), self.step, self.mixup)
         targets = tuple(
-            images[key] if (key := f"features/{reference.name}") in images else reference(images["crops"])
+            images[key] if (key := f"features/{reference.name}") in images else reference(crops)
             for reference in self.references
         )
-        return self._losses(images["crops"], targets)[0]
+        return self._losses(crops, targets)[0]
 
     def _losses(
         self, crops: torch.Tensor, targets: tuple[torch.Tensor, ...]

@@ -135,6 +135,11 @@ class AlignSettings(GuardSettings, EncoderSettings):
         "different views of an image; 0 for a new one on every pass; of stored features, 0 takes as many as are stored (2 "
         "for a new store)",
     )
+    mixup: float = setting(
+        0.0,
+        "alpha of mixtures of two images, which reference and encoder both see: more different pictures than there are "
+        "images (mixup, arXiv 1710.09412; 2106.05237); needs the reference live; 0 for none",
+    )
     holdout: int = setting(256, "unlabelled images kept out of training, to evaluate on")
     learning_rate: float = setting(3e-3, "peak learning rate")
 
@@ -169,6 +174,7 @@ class AlignSettings(GuardSettings, EncoderSettings):
         _check_crop_scale(self, "crop_scale")
         _check_guard(self)
         at_least(self, "n_views", 0)
+        at_least(self, "mixup", 0)
         at_least(self, "holdout", 1)
 
 

@@ -56,6 +56,12 @@ class DistillationSettings:
         "alpha of mixtures of two unrated images, which teacher and student both see (mixup, arXiv 1710.09412; as 'a good "
         "teacher is patient and consistent', 2106.05237); 0 for none",
     )
+    degraded_weight: float = setting(
+        0.0,
+        "weight of a hinge loss by which a blurred, noisy, compressed, under- or overexposed copy of every fourth image "
+        "scores below it (RankIQA, arXiv 1707.08347)",
+    )
+    degraded_margin: float = setting(0.1, "by how much, as a share of the scale, where the copy is as bad as they get")
     ranking_weight: float = setting(
         0.0,
         "weight of the loss to the order of pairs of images, by the ratings and by the teacher (RankNet; cf. RankUp, arXiv "
@@ -118,7 +124,8 @@ def check_distillation(settings: DistillationSettings) -> None:
     settings.teacher = [name for name in _as_list(settings.teacher) if name]
     for name in ("view_strength", "ema_teacher"):
         within(settings, name, 0, 1)
-    for name in ("mixup", "ranking_weight", "feature_weight", "align_weight"):
+    within(settings, "degraded_margin", 0, 1)
+    for name in ("mixup", "degraded_weight", "ranking_weight", "feature_weight", "align_weight"):
         at_least(settings, name, 0)
     at_least(settings, "rounds", 1)
     if settings.ema_teacher == 1:

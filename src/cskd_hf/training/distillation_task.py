@@ -13,6 +13,7 @@ from ..data.views import Preprocessing
 from ..evaluation.predict import RatedImages
 from ..models.modeling_cskd import CSKDForImageAesthetics, squared_emd
 from .arguments import StudentSettings
+from .degraded_views import degradation_loss, degraded_views
 from .losses import CosineLoss, feature_distance, ranking_loss, uncertainty_weights
 from .rated_data import RATED, RatedData
 from .rated_task import RatingTask
@@ -25,6 +26,8 @@ from .teachers import EmaTeacher, MirroredTeacher, Teacher, split_row, together
 
 UNRATED = "unrated"
 SOFT, REFERENCE = "features/teacher", "features/reference"  # of a batch, where they are stored
+
+_EVERY = 4  # images of a batch, one of which has a degraded copy
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +107,8 @@ class DistillationTask(RatingTask):
         by_name = self.rated_parts(output, batch)
         rated = {name: by_name.pop(name) for name in ("rated", "attributes") if name in by_name}
         by_set = {name: value.detach() for name, value in by_name.items() if name != "loss"}
+        if settings.degraded_weight:
+            rated["degraded"] = self._degraded(output.score, batch, shown)
         if settings.ranking_weight:
             rated["ranking"] = self._ranking(output.score[: len(batch[RATED]["means"])], batch[RATED]["means"])
         taught = self._taught(output, batch, shown) if self.teachers else {}
@@ -143,6 +148,7 @@ class DistillationTask(RatingTask):
         weights = {
             "rated": settings.rated_weight * factors["rated"],
             "attributes": settings.rated_weight * self.attribute_weight * factors["rated"],
+            "degraded": settings.degraded_weight,
             "ranking": settings.ranking_weight * factors["rated"],
             "distill": settings.distill_weight * factors["taught"],
             "feature": settings.feature_weight * factors["taught"],
@@ -182,6 +188,18 @@ class DistillationTask(RatingTask):
             temperature=settings.ranking_temperature,
             weights=weights,
         )
+
+    def _degraded(self, scores: torch.Tensor, batch: Batch, shown: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Of worse copies of some images, to score below them."""
+        settings, values = self.settings, self.model.config.score_values
+        indices = [index for name in shown for index in batch[name]["index"].tolist()]
+        chosen = slice(self.step % _EVERY, None, _EVERY)
+        crops, strengths = degraded_views(
+            torch.cat(list(shown.values()))[chosen], settings.seed, indices[chosen], self.step
+        )
+        span = values[-1] - values[0]
+        degraded = self.model(self.pixel_values(crops)).score
+        return degradation_loss(scores[chosen] / span, degraded / span, strengths, settings.degraded_margin)
 
     def _alignment(self, pooled: torch.Tensor, batch: Batch, shown: dict[str, torch.Tensor]) -> torch.Tensor:
         (reference,) = self.references

@@ -18,6 +18,7 @@ from .guarding import alignment_images
 from .loop import make_accelerator
 from .recipes import read_recipe
 from .reference import ReferenceEncoder, references_for
+from .settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,20 @@ def resolve_features(settings: AlignSettings) -> AlignSettings:
     """Settings whose `features` is a folder or 'live', where it was left empty.
 
     A resumed run keeps what it had: a store that has been built since would change its views.
+
+    Raises:
+        SettingsError: mixtures of images, whose features no store can hold, are to be read from one.
     """
+    resolved = _with_features(settings)
+    if resolved.mixup and resolved.features != LIVE:
+        raise SettingsError(
+            f"mixup={settings.mixup} shows the reference pictures that are new in every step, but features of "
+            f"'{resolved.features}' are stored; give --features live, or --mixup 0."
+        )
+    return resolved
+
+
+def _with_features(settings: AlignSettings) -> AlignSettings:
     if settings.features:
         return settings
     output = Path(settings.output_dir)

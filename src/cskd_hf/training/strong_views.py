@@ -104,5 +104,5 @@ def mixup(crops: torch.Tensor, seed: int, indices: Sequence[int], step: int, alp
     """
     drawn = [np.random.default_rng((seed, _MIX, index, step)).beta(alpha, alpha) for index in indices]
     share = torch.tensor(drawn, dtype=torch.float32, device=crops.device)[:, None, None, None]
-    mixed = share * crops.float() + (1 - share) * crops.roll(-1, 0).float()
-    return mixed.round().to(torch.uint8)
+    mixed = crops.roll(-1, 0).float().lerp_(crops.float(), share)
+    return mixed.round_().to(torch.uint8)

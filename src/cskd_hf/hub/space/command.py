@@ -7,6 +7,8 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
+from ...scoring.options import add_model_option
+
 
 class SpaceError(ValueError):
     """The app cannot start; the message says what to do."""
@@ -14,7 +16,7 @@ class SpaceError(ValueError):
 
 def add_options(app: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    app.add_argument("model", help="checkpoint: Hub name or folder")
+    add_model_option(app)
     app.add_argument(
         "--host",
         default="127.0.0.1",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from ..options import add_reading_options
+from ..options import add_model_option, add_reading_options
 
 
 def add_cull_options(cull: argparse.ArgumentParser) -> None:
     """Give `cskd-hf cull` its options."""
-    cull.add_argument("model", help="checkpoint: Hub name or folder; or an exported .onnx file that gives embeddings")
+    add_model_option(cull, "checkpoint: Hub name or folder; or an exported .onnx file that gives embeddings")
     cull.add_argument("images", nargs="+", metavar="PATH", help="folders, searched at any depth, and image files")
     cull.add_argument(
         "--output",
@@ -60,7 +60,7 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
 
 def add_explain_options(explain: argparse.ArgumentParser) -> None:
     """Give `cskd-hf explain` its options."""
-    explain.add_argument("model", help="checkpoint: Hub name or folder")
+    add_model_option(explain)
     explain.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders")
     explain.add_argument(
         "--output",

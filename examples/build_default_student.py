@@ -1,0 +1,297 @@
+"""Make the student that the package ships, by the package's own two phases, from raw images to a folder with its card.
+
+    python examples/build_default_student.py --data DATA             # the shipped one: CPU hours, goes on where it stopped
+    python examples/build_default_student.py --data DATA --quick     # the same path in minutes: shows that it works
+
+DATA holds oasis_beauty/ (rated photographs), unlabeled/ (unrated ones) and models/mobilenetv1_025_imagenet/ (a real
+ImageNet encoder, which stands in for CLIP). With a real CLIP and AVA, on a GPU:
+
+    python examples/build_default_student.py --reference openai/clip-vit-base-patch32 --images photos/ --ratings ava:AVA
+
+The student is in WORK/default_student; `build.json` beside its weights says how it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoImageProcessor, ResNetConfig
+
+from cskd_hf.cli import main as cskd_hf
+from cskd_hf.data.views import Preprocessing
+from cskd_hf.evaluation.comparison import software_versions
+from cskd_hf.files import replaced_folder, write_json
+from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
+from cskd_hf.training.align import align
+from cskd_hf.training.arguments import AlignSettings, StudentSettings, TeacherSettings
+from cskd_hf.training.student import distil
+from cskd_hf.training.teacher import teach
+
+ROOT = Path(__file__).parents[1]
+UNLABELLED = ("lnsim", "clothing", "bsds500", "imagenet_sample", "savoias", "preference")
+SIDE, TEACHER_SIDE = 160, 256
+LICENSES = {
+    "oasis_beauty": "other (open access for research)", "clothing": "cc0-1.0",
+    **dict.fromkeys(("lnsim", "bsds500", "imagenet_sample", "savoias", "preference"), "other (research)"),
+}  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with oasis_beauty, unlabeled and models")
+    parser.add_argument("--reference", help="in place of --data: CLIP or another image encoder, Hub name or folder")
+    parser.add_argument("--images", nargs="+", default=[], help="unrated images: folders, shards, datasets of the Hub")
+    parser.add_argument("--ratings", help="rated images with a train split: a file, or ava:DIR and its like")
+    parser.add_argument("--encoder", help="student's encoder, Hub name or folder (default: a new ResNet of 1.2 M)")
+    parser.add_argument("--work", type=Path, default=Path("runs/default_student"), help="folder of all runs")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="phase 2 is run with each; the first is shipped"
+    )
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that it works, proves nothing")
+    parser.add_argument("--install", action="store_true", help="also put the student into the package's assets")
+    args = parser.parse_args(arguments)
+    if not args.data and not (args.reference and args.images and args.ratings):
+        parser.error("give --data, or --reference, --images and --ratings")
+    return args
+
+
+class Build:
+    """The runs, each in a folder of its own below `args.work`, made where they are missing.
+
+    Labels are those of `fit`: "final" are all but the test split, "train" leaves the validation split out as well, so that
+    settings can be chosen on it.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.seconds: dict[str, float] = {}
+        args.work.mkdir(parents=True, exist_ok=True)
+
+    def path(self, *names: str) -> Path:
+        return self.args.work.joinpath(*names)
+
+    def timed(self, name: str, run: Callable[[], Any]) -> None:
+        """Do a stage, unless a whole folder of it is there, and note its wall time beside its results."""
+        folder = self.path(name)
+        if not (folder / "results.json").exists():
+            started, before = time.perf_counter(), folder / "seconds.txt"
+            run()
+            earlier = float(before.read_text()) if before.exists() else 0.0
+            before.write_text(f"{earlier + time.perf_counter() - started:.1f}\n")
+        self.seconds[name] = float((folder / "seconds.txt").read_text())
+
+    @cached_property
+    def reference(self) -> str:
+        return self.args.reference or self._reference_of_data(TEACHER_SIDE - 32)
+
+    @cached_property
+    def teacher_encoder(self) -> str:
+        """The reference itself, which sees more of a photograph than the student does."""
+        return self.args.reference or self._reference_of_data(TEACHER_SIDE)
+
+    def _reference_of_data(self, side: int) -> str:
+        sys.path.insert(0, str(ROOT / "benchmarks"))
+        from leaky_mobilenet import save_as_transformers_model
+
+        folder = self.path("reference" if side == TEACHER_SIDE - 32 else f"reference-{side}")
+        if not (folder / "preprocessor_config.json").exists():
+            weights = self.args.data / "models" / "mobilenetv1_025_imagenet" / "mobilenetv1_025.pth"
+            save_as_transformers_model(weights, folder)
+            Preprocessing((side, side), interpolation="bilinear").to_image_processor().save_pretrained(folder)
+        else:
+            import leaky_mobilenet  # noqa: F401 registers the architecture
+        return str(folder)
+
+    @cached_property
+    def new_student(self) -> str:
+        """1.2 million parameters. Dense convolutions: several times as fast to train on a CPU as depthwise ones."""
+        folder = self.path("new_student")
+        ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 96, 240], depths=[1, 2, 2, 1], layer_type="basic", image_size=SIDE
+        ).save_pretrained(folder)
+        return str(folder)
+
+    @property
+    def images(self) -> list[str]:
+        names = UNLABELLED[2:3] if self.args.quick else UNLABELLED
+        return self.args.images or [str(self.args.data / "unlabeled" / name) for name in names]
+
+    @property
+    def all_ratings(self) -> str:
+        return self.args.ratings or str(self.args.data / "oasis_beauty" / "ratings.csv")
+
+    def aligned(self) -> str:
+        """Phase 1: fresh crops and mixtures of two pictures in every step; the reference is cheap enough to run live."""
+        self.timed("aligned", lambda: align(AlignSettings(**{
+            "encoder": self.args.encoder or self.new_student, "image_size": SIDE, "reference": [self.reference],
+            "images": self.images, "evaluation_images": [f"{self.all_ratings}#validation,test"],
+            "output_dir": str(self.path("aligned")), "features": "live", "crop_scale": [0.3, 1.0], "mixup": 0.4,
+            "learning_rate": 3e-3, "warmup_steps": 300, "max_steps": 12_000, "batch_size": 64, "eval_every": 1000,
+            "save_every": 500, "keep": "last", "resume": True, "mixed_precision": "bf16", "channels_last": True,
+            "cache_images": True, "num_workers": 1, "quiet": True,
+        } | ({"max_steps": 10, "warmup_steps": 2, "holdout": 16} if self.args.quick else {}))))  # fmt: skip
+        return str(self.path("aligned"))
+
+    def rated(self, fit: str, seed: int, name: str) -> dict[str, Any]:
+        """Settings of the labels and what all runs on them share."""
+        ratings, image_dir = self.all_ratings, ""
+        if fit == "final" and self.args.data:
+            ratings, image_dir = self._with_validation(), str(Path(ratings).parent)
+        return {
+            "ratings": [ratings], "image_dir": image_dir, "validation_split": "", "seed": seed,
+            "rated_crop_scale": [0.5, 1.0], "output_dir": str(self.path(name)), "quiet": True, "channels_last": True,
+            "save_every": 0, "eval_every": 0, "keep": "last", "overwrite": True,
+        }  # fmt: skip
+
+    def _with_validation(self) -> str:
+        """The ratings with their validation split among the training images."""
+        path = self.path("oasis_beauty", "ratings.csv")
+        path.parent.mkdir(exist_ok=True)
+        with open(self.all_ratings, newline="", encoding="utf-8") as source:
+            rows = list(csv.DictReader(source))
+        for row in rows:
+            row["split"] = "train" if row["split"] == "validation" else row["split"]
+        with open(path, "w", newline="", encoding="utf-8") as target:
+            table = csv.DictWriter(target, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+        return str(path)
+
+    def teacher(self, fit: str, seed: int) -> str:
+        """Phase 2, first half: the reference fine-tuned from its ridge probe, as in benchmarks/semi_supervised.py."""
+        name = f"teacher-{fit}-{seed}"
+        self.timed(name, lambda: teach(TeacherSettings(
+            encoder=self.teacher_encoder, learning_rate=3e-5, head_learning_rate=1e-4, freeze_norm=True, batch_size=32,
+            max_steps=3 if self.args.quick else 60, warmup_steps=min(10, 2 if self.args.quick else 10),
+            **self.rated(fit, seed, name),
+        )))  # fmt: skip
+        return str(self.path(name))
+
+    def student(self, fit: str, seed: int, name: str = "student", **changes: Any) -> str:
+        """Phase 2, second half: the aligned student on ratings, and on the live teacher's of fresh unrated pictures.
+
+        Ramp-up and feature distillation are what benchmarks/semi_supervised.py chose; degraded copies are for the sanity
+        tests, which the teacher fails (noise and overexposure raise its score).
+        """
+        output = f"{name}-{fit}-{seed}"
+        settings = {
+            "encoder": self.aligned(), "teacher": [self.teacher(fit, seed)], "images": self.images,
+            "leaks": "off",  # those of the alignment, where copies of evaluation images were left out
+            "crop_scale": [0.3, 1.0], "mixup": 0.4, "unrated_per_rated": 3.0, "distill_weight": 1.0,
+            "distill_schedule": "ramp-up", "feature_weight": 1.0, "feature_loss": "cosine",
+            "feature_start": "projector", "degraded_weight": 1.0, "max_steps": 300, "warmup_steps": 20,
+            "learning_rate": 1e-3, "head_learning_rate": 3e-4, "freeze_norm": True, "mixed_precision": "bf16",
+            "num_workers": 1,
+        }  # fmt: skip
+        settings |= self.rated(fit, seed, output) | changes
+        if self.args.quick:
+            settings |= {"max_steps": 3, "warmup_steps": 1}
+        self.timed(output, lambda: distil(StudentSettings(**settings)))
+        return str(self.path(output))
+
+    def labels_only(self, fit: str, seed: int) -> str:
+        """The aligned student without a teacher."""
+        return self.student(fit, seed, "labels_only", **WITHOUT_TEACHER)
+
+    def scratch(self, fit: str, seed: int) -> str:
+        """The same network from random weights on the labels only."""
+        own = {"learning_rate": 2e-3, "head_learning_rate": 1e-2, "freeze_norm": False, "head_init": "random"}
+        encoder = {"encoder": self.new_student, "image_size": SIDE}
+        return self.student(fit, seed, "scratch", **WITHOUT_TEACHER, **own, **encoder)
+
+    def package(self, student: str) -> Path:
+        """The student as it is shipped: half precision on disk, calibrated, measured, with its card and `build.json`."""
+        output = self.path("default_student")
+        with replaced_folder(output) as folder:
+            compress(Path(student), folder)
+            run("calibrate", folder, *self.images, "--name", "unlabelled photographs", "--quiet")
+            evaluation = self.path("evaluation")
+            run("evaluate", folder, self.all_ratings, "--split", "test", "--output", evaluation, "--quiet")
+            licenses = [f"{name}={license}" for name, license in LICENSES.items()] if self.args.data else []
+            run("card", folder, "--repo", "cskd_hf/default_student", "--license", "apache-2.0",
+                *(["--data-license", *licenses] if licenses else []),
+                "--evaluation", evaluation, "--output", folder / "README.md")  # fmt: skip
+            write_json(folder / "build.json", self.facts(folder))
+        return output
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """How the student was made. The hash is of the weights' file as it is shipped."""
+        weights = (folder / "model.safetensors").read_bytes()
+        return {
+            "command": shlex.join(["python", "examples/build_default_student.py", *_public(sys.argv[1:])]),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_bytes": len(weights),
+            "ratings_sha256": _sha256(Path(self.all_ratings)) if self.args.data else None,
+            "reference_sha256": _sha256(Path(self.reference) / "model.safetensors") if self.args.data else None,
+            "seed": self.args.seeds[0],
+            "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
+            "versions": software_versions(),
+            "history": json.loads((folder / "config.json").read_text(encoding="utf-8"))["history"],
+        }
+
+
+WITHOUT_TEACHER: dict[str, Any] = {
+    "teacher": [], "images": [], "leaks": "drop", "mixup": 0.0, "feature_weight": 0.0, "degraded_weight": 0.0,
+    "distill_schedule": "constant", "crop_scale": [1.0, 1.0],
+}  # fmt: skip
+
+
+def compress(student: Path, folder: Path) -> None:
+    """Write a student with matrices in float16, which `from_pretrained` gives back as float32, and without the projector
+    into the reference's space: there is no text in that of an ImageNet encoder, so nothing would use it."""
+    model = CSKDForImageAesthetics.from_pretrained(student, dtype=torch.float32)
+    if model.config.prompt_bank is None:
+        model.projectors, model.config.reference_encoders = nn.ModuleList(), []
+    model.save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(student).save_pretrained(folder)
+    file = folder / "model.safetensors"
+    # Norms stay as they are: they are small, and their variances can be beyond the range of half precision.
+    tensors = {name: value.half() if value.ndim > 1 else value for name, value in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def run(*arguments: object) -> None:
+    """One of the package's commands."""
+    if code := cskd_hf([str(argument) for argument in arguments]):
+        raise SystemExit(f"cskd-hf {arguments[0]} ended with exit code {code}")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _public(arguments: list[str]) -> list[str]:
+    """Without the folders of this machine."""
+    return [os.path.basename(argument.rstrip("/")) if os.path.isabs(argument) else argument for argument in arguments]
+
+
+def main() -> None:
+    args = parse()
+    build = Build(args)
+    students = [build.student("final", seed) for seed in args.seeds]
+    folder = build.package(students[0])
+    if args.install:
+        target = ROOT / "src" / "cskd_hf" / "assets" / "default_student"
+        with replaced_folder(target) as partial:
+            for file in folder.iterdir():
+                (partial / file.name).write_bytes(file.read_bytes())
+    print(f"{folder}: the student; its card is README.md, how it was made is build.json")
+
+
+if __name__ == "__main__":
+    main()
