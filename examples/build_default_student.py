@@ -19,14 +19,14 @@ import hashlib
 import json
 import os
 import shlex
+import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoImageProcessor, ResNetConfig
@@ -36,12 +36,9 @@ from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.comparison import software_versions
 from cskd_hf.files import replaced_folder, write_json
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
-from cskd_hf.training.align import align
-from cskd_hf.training.arguments import AlignSettings, StudentSettings, TeacherSettings
-from cskd_hf.training.student import distil
-from cskd_hf.training.teacher import teach
 
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 UNLABELLED = ("lnsim", "clothing", "bsds500", "imagenet_sample", "savoias", "preference")
 SIDE, TEACHER_SIDE = 160, 256
 LICENSES = {
@@ -84,15 +81,19 @@ class Build:
     def path(self, *names: str) -> Path:
         return self.args.work.joinpath(*names)
 
-    def timed(self, name: str, run: Callable[[], Any]) -> None:
-        """Do a stage, unless a whole folder of it is there, and note its wall time beside its results."""
+    def stage(self, command: str, name: str, settings: dict[str, Any]) -> str:
+        """Run a training command, each in a process of its own, unless its results are there; returns its folder."""
         folder = self.path(name)
         if not (folder / "results.json").exists():
-            started, before = time.perf_counter(), folder / "seconds.txt"
-            run()
-            earlier = float(before.read_text()) if before.exists() else 0.0
-            before.write_text(f"{earlier + time.perf_counter() - started:.1f}\n")
-        self.seconds[name] = float((folder / "seconds.txt").read_text())
+            recipe = self.path(f"{name}.yaml")
+            recipe.write_text(yaml.safe_dump(settings | {"output_dir": str(folder), "quiet": True}), encoding="utf-8")
+            own = ["--import", "leaky_mobilenet"] if self.args.data else []
+            subprocess.run(
+                [sys.executable, "-m", "cskd_hf.cli", *own, command, "--recipe", str(recipe)],
+                check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *sys.path])},
+            )  # fmt: skip
+        self.seconds[name] = json.loads((folder / "results.json").read_text(encoding="utf-8"))["seconds"]
+        return str(folder)
 
     @cached_property
     def reference(self) -> str:
@@ -104,16 +105,14 @@ class Build:
         return self.args.reference or self._reference_of_data(TEACHER_SIDE)
 
     def _reference_of_data(self, side: int) -> str:
-        sys.path.insert(0, str(ROOT / "benchmarks"))
-        from leaky_mobilenet import save_as_transformers_model
+        sys.path.insert(0, str(BENCHMARKS))
+        from leaky_mobilenet import save_as_transformers_model  # also registers the architecture
 
         folder = self.path("reference" if side == TEACHER_SIDE - 32 else f"reference-{side}")
         if not (folder / "preprocessor_config.json").exists():
             weights = self.args.data / "models" / "mobilenetv1_025_imagenet" / "mobilenetv1_025.pth"
             save_as_transformers_model(weights, folder)
             Preprocessing((side, side), interpolation="bilinear").to_image_processor().save_pretrained(folder)
-        else:
-            import leaky_mobilenet  # noqa: F401 registers the architecture
         return str(folder)
 
     @cached_property
@@ -136,35 +135,32 @@ class Build:
 
     def aligned(self) -> str:
         """Phase 1: fresh crops and mixtures of two pictures in every step; the reference is cheap enough to run live."""
-        self.timed("aligned", lambda: align(AlignSettings(**{
+        return self.stage("align", "aligned", {
             "encoder": self.args.encoder or self.new_student, "image_size": SIDE, "reference": [self.reference],
-            "images": self.images, "evaluation_images": [f"{self.all_ratings}#validation,test"],
-            "output_dir": str(self.path("aligned")), "features": "live", "crop_scale": [0.3, 1.0], "mixup": 0.4,
-            "learning_rate": 3e-3, "warmup_steps": 300, "max_steps": 12_000, "batch_size": 64, "eval_every": 1000,
-            "save_every": 500, "keep": "last", "resume": True, "mixed_precision": "bf16", "channels_last": True,
-            "cache_images": True, "num_workers": 1, "quiet": True,
-        } | ({"max_steps": 10, "warmup_steps": 2, "holdout": 16} if self.args.quick else {}))))  # fmt: skip
-        return str(self.path("aligned"))
+            "images": self.images, "evaluation_images": [f"{self.all_ratings}#validation,test"], "features": "live",
+            "crop_scale": [0.3, 1.0], "mixup": 0.4, "learning_rate": 3e-3, "warmup_steps": 300, "max_steps": 12_000,
+            "batch_size": 64, "eval_every": 1000, "save_every": 500, "keep": "last", "resume": True,
+            "mixed_precision": "bf16", "channels_last": True, "cache_images": True, "num_workers": 1,
+        } | ({"max_steps": 10, "warmup_steps": 2, "holdout": 16} if self.args.quick else {}))  # fmt: skip
 
-    def rated(self, fit: str, seed: int, name: str) -> dict[str, Any]:
+    def rated(self, fit: str, seed: int) -> dict[str, Any]:
         """Settings of the labels and what all runs on them share."""
         ratings, image_dir = self.all_ratings, ""
-        if fit == "final" and self.args.data:
-            ratings, image_dir = self._with_validation(), str(Path(ratings).parent)
+        if self.args.data:
+            ratings, image_dir = self.labels(fit), str(Path(ratings).parent)
         return {
             "ratings": [ratings], "image_dir": image_dir, "validation_split": "", "seed": seed,
-            "rated_crop_scale": [0.5, 1.0], "output_dir": str(self.path(name)), "quiet": True, "channels_last": True,
-            "save_every": 0, "eval_every": 0, "keep": "last", "overwrite": True,
+            "rated_crop_scale": [0.5, 1.0], "channels_last": True, "save_every": 0, "eval_every": 0, "keep": "last",
+            "overwrite": True,
         }  # fmt: skip
 
-    def _with_validation(self) -> str:
-        """The ratings with their validation split among the training images."""
-        path = self.path("oasis_beauty", "ratings.csv")
-        path.parent.mkdir(exist_ok=True)
+    def labels(self, fit: str) -> str:
+        """OASIS under its own name; for the final fit its validation split is among the training images."""
+        path = self.path("oasis_beauty.csv" if fit == "final" else f"oasis_beauty_{fit}.csv")
         with open(self.all_ratings, newline="", encoding="utf-8") as source:
             rows = list(csv.DictReader(source))
         for row in rows:
-            row["split"] = "train" if row["split"] == "validation" else row["split"]
+            row["split"] = "train" if (fit, row["split"]) == ("final", "validation") else row["split"]
         with open(path, "w", newline="", encoding="utf-8") as target:
             table = csv.DictWriter(target, rows[0])
             table.writeheader()
@@ -173,13 +169,10 @@ class Build:
 
     def teacher(self, fit: str, seed: int) -> str:
         """Phase 2, first half: the reference fine-tuned from its ridge probe, as in benchmarks/semi_supervised.py."""
-        name = f"teacher-{fit}-{seed}"
-        self.timed(name, lambda: teach(TeacherSettings(
-            encoder=self.teacher_encoder, learning_rate=3e-5, head_learning_rate=1e-4, freeze_norm=True, batch_size=32,
-            max_steps=3 if self.args.quick else 60, warmup_steps=min(10, 2 if self.args.quick else 10),
-            **self.rated(fit, seed, name),
-        )))  # fmt: skip
-        return str(self.path(name))
+        return self.stage("teacher", f"teacher-{fit}-{seed}", self.rated(fit, seed) | {
+            "encoder": self.teacher_encoder, "learning_rate": 3e-5, "head_learning_rate": 1e-4, "freeze_norm": True,
+            "batch_size": 32, "max_steps": 60, "warmup_steps": 10,
+        } | ({"max_steps": 3, "warmup_steps": 1} if self.args.quick else {}))  # fmt: skip
 
     def student(self, fit: str, seed: int, name: str = "student", **changes: Any) -> str:
         """Phase 2, second half: the aligned student on ratings, and on the live teacher's of fresh unrated pictures.
@@ -187,7 +180,6 @@ class Build:
         Ramp-up and feature distillation are what benchmarks/semi_supervised.py chose; degraded copies are for the sanity
         tests, which the teacher fails (noise and overexposure raise its score).
         """
-        output = f"{name}-{fit}-{seed}"
         settings = {
             "encoder": self.aligned(), "teacher": [self.teacher(fit, seed)], "images": self.images,
             "leaks": "off",  # those of the alignment, where copies of evaluation images were left out
@@ -197,11 +189,10 @@ class Build:
             "learning_rate": 1e-3, "head_learning_rate": 3e-4, "freeze_norm": True, "mixed_precision": "bf16",
             "num_workers": 1,
         }  # fmt: skip
-        settings |= self.rated(fit, seed, output) | changes
+        settings |= self.rated(fit, seed) | changes
         if self.args.quick:
             settings |= {"max_steps": 3, "warmup_steps": 1}
-        self.timed(output, lambda: distil(StudentSettings(**settings)))
-        return str(self.path(output))
+        return self.stage("student", f"{name}-{fit}-{seed}", settings)
 
     def labels_only(self, fit: str, seed: int) -> str:
         """The aligned student without a teacher."""
@@ -220,10 +211,13 @@ class Build:
             compress(Path(student), folder)
             run("calibrate", folder, *self.images, "--name", "unlabelled photographs", "--quiet")
             evaluation = self.path("evaluation")
-            run("evaluate", folder, self.all_ratings, "--split", "test", "--output", evaluation, "--quiet")
-            licenses = [f"{name}={license}" for name, license in LICENSES.items()] if self.args.data else []
+            rated = self.rated("final", self.args.seeds[0])
+            images = ["--image-dir", rated["image_dir"]] if rated["image_dir"] else []
+            run("evaluate", folder, *rated["ratings"], *images, "--split", "test", "--output", evaluation, "--quiet")
+            used = {"oasis_beauty", *(Path(place).name for place in self.images)}
+            licenses = [f"{name}={license}" for name, license in LICENSES.items() if name in used]
             run("card", folder, "--repo", "cskd_hf/default_student", "--license", "apache-2.0",
-                *(["--data-license", *licenses] if licenses else []),
+                *(["--data-license", *licenses] if self.args.data else []),
                 "--evaluation", evaluation, "--output", folder / "README.md")  # fmt: skip
             write_json(folder / "build.json", self.facts(folder))
         return output

@@ -415,6 +415,13 @@ def test_model_card_of_this_repository_is_fresh():
     assert missing_facts(facts) == []
 
 
+def test_percentiles_without_a_map_are_named(facts):
+    known = replace(
+        facts, model=facts.model | {"calibration": {"reference": "photos", "images": 1234, "quantiles": [0, 1]}}
+    )
+    assert "| Calibration | percentiles of 1,234 images of photos |" in str(model_card(known, "org/tiny-student"))
+
+
 def test_attributes_by_prompts_are_named(facts):
     bank = {"reference": "tiny-clip", "attributes": [{"name": "sharpness"}, {"name": "natural light"}]}
     known = replace(facts, model=facts.model | {"prompt_bank": bank})

@@ -7,8 +7,11 @@ import threading
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from cskd_hf.models.image_loading_cskd import ImageLoadError
+from cskd_hf.scoring.engine import load_engine
 from cskd_hf.scoring.scan import PixelBudget, in_batches, scan, scan_batches
 
 
@@ -120,3 +123,23 @@ def test_a_waiting_large_picture_is_not_overtaken():
     for thread in (large, small):
         thread.join(30)
     assert order == ["large", "small"]
+
+
+@pytest.mark.parametrize(("readers", "heavy", "expected"), [(2, False, 1), (0, False, 4), (2, True, 4)])
+def test_threads_of_a_forward_beside_readers(model: str, monkeypatch, readers: int, heavy: bool, expected: int):
+    if heavy:
+        monkeypatch.setattr("cskd_hf.scoring.engine._HEAVY", 10)
+    engine, before, seen = load_engine(model, device="cpu"), torch.get_num_threads(), []
+    monkeypatch.setattr(
+        engine.rate,
+        "forward",
+        lambda inputs, forward=engine.rate.forward: seen.append(torch.get_num_threads()) or forward(inputs),
+    )
+    try:
+        torch.set_num_threads(4)
+        pixels = engine.prepare(Image.new("RGB", (40, 30)))
+        monkeypatch.setattr(engine, "prepare", lambda path: pixels)
+        assert len(list(scan(engine, ["a", "b"], workers=readers))) == 2
+        assert seen == [expected] and torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,9 @@ from .preparation import Preparation
 
 if TYPE_CHECKING:
     from ..models.pipeline_cskd import ImageAestheticsPipeline
+
+
+_HEAVY = 20_000_000  # parameters of a model whose forward, not the reading, takes the time
 
 
 class Engine(Protocol):
@@ -159,6 +163,24 @@ class TorchEngine:
     def prepare(self, source: Any) -> np.ndarray:
         """As in `Engine`."""
         return self.preparation(source)
+
+    @contextmanager
+    def beside(self, readers: int) -> Iterator[None]:
+        """Forwards beside threads that read. Threads of a forward wait for each other, and one that shares its core with a
+        reader holds up all of them, so a light model leaves most cores to the readers. For a heavy one these wait anyway.
+
+        Args:
+            readers: number of the threads.
+        """
+        import torch
+
+        threads, parameters = torch.get_num_threads(), list(self.rate.model.parameters())
+        light = sum(parameter.numel() for parameter in parameters) < _HEAVY and parameters[0].device.type == "cpu"
+        torch.set_num_threads(max(1, threads // 4) if light and readers else threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def score(self, pixels: np.ndarray, *, embeds: bool = False) -> list[dict[str, Any]]:
         """As in `Engine`."""

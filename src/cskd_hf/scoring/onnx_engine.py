@@ -124,6 +124,8 @@ def _session(path: Path) -> Any:
         raise ScoringError(f"'{path}' needs onnxruntime; install with: pip install 'cskd_hf[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait by spinning would take the cores from those that read.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         if session.get_inputs()[0].name == "pixel_values":

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,8 +114,12 @@ def scan_batches(
         source_of: what the image door is given for an entry. A `Path` is a file, even if it is named like a URL.
     """
     read = Reader(engine, state_of, source_of)
-    for prepared in _read_ahead(read, batches, cores() if workers is None else workers):
-        yield _forward(engine, prepared, embeds)
+    workers = cores() if workers is None else workers
+    beside = getattr(engine, "beside", nullcontext)
+    for prepared in _read_ahead(read, batches, workers):
+        with beside(workers):
+            scored = _forward(engine, prepared, embeds)
+        yield scored
 
 
 class Reader:
