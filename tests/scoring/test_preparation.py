@@ -42,15 +42,25 @@ def test_same_as_the_processor(processor):
         assert found.dtype == np.float32 and np.array_equal(found, expected)
 
 
-def test_a_large_photograph():
-    """The trials are of small pictures; a large one must not be resized in two steps either."""
-    processor = SiglipImageProcessor(size={"height": 224, "width": 224})
+@pytest.mark.parametrize(
+    "processor",
+    [SiglipImageProcessor(size={"height": 224, "width": 224}), CLIPImageProcessor()],
+    ids=["squash", "crop"],
+)
+def test_a_large_photograph(processor):
+    """The trials are of few and small pictures: nothing may be resized in two steps, nor the crop lie a pixel aside."""
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (1300, 1900, 3), dtype=np.uint8))
+    image = Image.fromarray(rng.integers(0, 256, (1300, 1901, 3), dtype=np.uint8))  # its long side becomes 327.6
     preparation = Preparation(processor)
     assert preparation.shortcut is not None
     expected = processor(images=image, return_tensors="np")["pixel_values"][0]
     assert np.array_equal(preparation.prepared(image), expected)
+
+
+def test_a_picture_too_slim():
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)
+    with pytest.raises(ImageLoadError, match="1x65000 pixels are too slim for this model"):
+        Preparation(processor).prepared(Image.new("RGB", (1, 65_000)))
 
 
 def test_what_a_processor_cannot_take_is_a_named_error():
@@ -75,6 +85,8 @@ def test_settings_tell_what_pixels_depend_on():
     told = [json.dumps(one.settings, sort_keys=True) for one in made]
     assert len(set(told)) == len(told)
     assert told[0] == json.dumps(Preparation(processor).settings, sort_keys=True)
+    # Of the two classes behind one name, with and without torchvision.
+    assert made[0].settings["preprocessing"]["image_processor_type"] == type(processor).__name__
 
 
 def test_a_file_that_breaks_off(tmp_path: Path):
