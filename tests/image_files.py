@@ -90,6 +90,15 @@ def matrix_profile(primaries: tuple, gamma: float | None = None) -> bytes:
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags, version=4)
 
 
+def grey_profile(gamma: float) -> bytes:
+    """An ICC v4 display profile of grey."""
+    tags = {
+        b"wtpt": b"XYZ \0\0\0\0" + b"".join(map(_s15, (0.9642, 1.0, 0.8249))),
+        b"kTRC": b"para\0\0\0\0" + struct.pack(">HH", 0, 0) + _s15(gamma),
+    }
+    return _profile(b"mntr", b"GRAY", b"XYZ ", tags, version=4)
+
+
 def ink_profile(corners: dict[tuple[int, int, int, int], tuple[float, float, float]]) -> bytes:
     """An ICC v2 printer profile: the Lab colour of each full overprint of C, M, Y, K; black where it is not given."""
     straight = bytes(range(256))

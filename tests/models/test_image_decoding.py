@@ -121,6 +121,8 @@ def test_16_bit_colours():
     np.testing.assert_array_equal(pixels(load_image(tiff(inks, photometric=5))), 255 - (values >> 8))
     with pytest.raises(ImageLoadError, match="16 bits a channel in separate planes"):  # of which Pillow makes noise
         load_image(tiff(values, planar=True))
+    coarse = (values >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(pixels(load_image(tiff(coarse, planar=True))), coarse)
 
 
 def test_grey_tiff_of_rare_kinds():
@@ -128,7 +130,8 @@ def test_grey_tiff_of_rare_kinds():
     assert pixels(load_image(tiff(values)))[0, :, 0].tolist() == [0, 1, 255]
     assert pixels(load_image(tiff(values, photometric=0)))[0, :, 0].tolist() == [255, 254, 0]  # white is zero
     twelve = np.frombuffer(b"\xff\xf8\x00", np.uint8)  # 4095, 2048
-    assert pixels(load_image(tiff(twelve, bits=12)))[0, :, 0].tolist() == [255, 128]
+    for source in (tiff(twelve, bits=12), Image.open(io.BytesIO(tiff(twelve, bits=12)))):
+        assert pixels(load_image(source))[0, :, 0].tolist() == [255, 128]
     floats = np.array([[0, 0.5, 1]], np.float32)
     assert pixels(load_image(tiff(floats)))[0, :, 0].tolist() == [0, 128, 255]
 
@@ -173,6 +176,9 @@ def test_alpha_is_composited_over_white():
     assert pixels(load_image(red.convert("RGBa")))[0].tolist() == [[255, 255, 255], [255, 127, 127]]
     assert pixels(load_image(grey.convert("La")))[0].tolist() == [[255, 255, 255], [127, 127, 127]]
     assert pixels(load_image(palette.convert("PA")))[0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    veiled = palette.convert("PA")
+    veiled.putalpha(Image.fromarray(np.array([[0, 128]], np.uint8)))
+    assert pixels(load_image(veiled))[0].tolist() == [[255, 255, 255], [127, 127, 255]]
     opaque = Image.new("RGB", (2, 1), (10, 20, 30))
     opaque.putpixel((1, 0), (1, 2, 3))
     assert pixels(load_image(encode(opaque, transparency=(1, 2, 3))))[0].tolist() == [[10, 20, 30], [255, 255, 255]]
@@ -206,6 +212,8 @@ def test_icc_profile_is_applied_below_alpha():
     assert (pixels(load_image(half)) == 255).all()
     full = encode(Image.new("RGBA", (4, 4), (255, 0, 0, 255)), icc_profile=swapped_profile())
     assert pixels(load_image(full))[0, 0, 2] > 200
+    veil = encode(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), icc_profile=swapped_profile())
+    assert pixels(load_image(veil))[0, 0, 2] > 220 > 170 > pixels(load_image(veil))[0, 0, 0]
 
 
 def test_profile_within_two_levels_of_srgb_leaves_pixels_alone():
@@ -242,8 +250,11 @@ def test_first_frame_of_an_animation(image_format):
 
 @pytest.mark.parametrize(
     ("image_format", "options"),
-    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("TGA", {})],
-)
+    [
+        ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("TIFF", {}), ("TGA", {}),
+        ("MPO", {"save_all": True, "append_images": [gradient()]}),
+    ],
+)  # fmt: skip
 def test_truncated_file_is_taken_on_request(image_format, options, monkeypatch):
     picture = gradient(320, 240)
     data = encode(picture, image_format, **options)
@@ -254,7 +265,7 @@ def test_truncated_file_is_taken_on_request(image_format, options, monkeypatch):
     first = slice(-40, None) if image_format in ("BMP", "TGA") else slice(40)  # these two begin with the lowest row
     assert np.abs(shown[first] - pixels(load_image(data))[first]).mean() < 12
     np.testing.assert_array_equal(pixels(load_image(data, allow_truncated=True)), pixels(load_image(data)))
-    if image_format in ("JPEG", "PNG"):  # the rest as Pillow shows it to those who change its setting
+    if image_format in ("JPEG", "MPO", "PNG"):  # the rest as Pillow shows it to those who change its setting
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         np.testing.assert_array_equal(shown, np.asarray(Image.open(io.BytesIO(cut))))
 
@@ -263,6 +274,9 @@ def test_truncated_file_of_which_nothing_shows():
     data = encode(gradient(320, 240), "PNG")
     with pytest.raises(ImageLoadError, match="breaks off before anything of the picture"):
         load_image(data[: data.index(b"IDAT") + 6], allow_truncated=True)
+    data = encode(Image.new("L", (320, 240), 77), "JPEG", optimize=True)
+    with pytest.raises(ImageLoadError, match="breaks off before anything of the picture"):
+        load_image(data[: data.index(b"\xff\xda") + 10], allow_truncated=True)  # after the header of its scan
     with pytest.raises(ImageLoadError):
         load_image(encode(gradient(), "WEBP")[:-200], allow_truncated=True)
     with pytest.raises(ImageLoadError, match="empty"):

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from PIL import Image, ImageFile
 
 from cskd_hf.models import image_loading_cskd, image_sources_cskd
 from cskd_hf.models.image_loading_cskd import ImageLoadError, load_image, read_header
-from image_files import encode, gradient, pixels, png
+from image_files import encode, gradient, pixels, png, tiff
 
 
 def png_header_only(width: int, height: int) -> bytes:
@@ -147,6 +148,15 @@ def test_pixel_limit_is_checked_before_decoding():
         load_image(gradient(), max_pixels=100)
 
 
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_pixel_limit_holds_for_an_icon_larger_than_its_header_says():
+    inside = encode(gradient(48, 32))
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+    assert load_image(icon).size == (48, 32)
+    with pytest.raises(ImageLoadError, match="48x32 = 1536 pixels, allowed: at most 1000"):
+        load_image(icon, max_pixels=1000)
+
+
 def test_own_limit_replaces_that_of_pillow(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 48 x 32 pixels are a "bomb" now
     with warnings.catch_warnings():
@@ -156,6 +166,17 @@ def test_own_limit_replaces_that_of_pillow(monkeypatch):
         if int(PIL.__version__.split(".")[0]) >= 13:  # since then this reader also checks by itself
             with pytest.raises(ImageLoadError, match="too many pixels|Bomb"):
                 load_image(encode(gradient(), "WEBP"))
+    with pytest.raises(ImageLoadError, match="too many pixels for Pillow's own limit on this format"):
+        load_image(encode(gradient(), "ICO"))
+
+
+def test_memory_that_does_not_suffice(monkeypatch):
+    def refuse(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(image_loading_cskd, "upright_srgb", refuse)
+    with pytest.raises(ImageLoadError, match="not enough memory to decode it"):
+        load_image(encode(gradient()))
 
 
 def test_huge_header():
@@ -249,6 +270,11 @@ def test_file_without_permission(tmp_path, monkeypatch):
         load_image(path)
 
 
+def test_tiff_of_float_colours():
+    with pytest.raises(ImageLoadError, match="store it with 8 or 16 bits a channel"):
+        load_image(tiff(np.zeros((2, 3, 3), np.float32)))
+
+
 def test_postscript_is_refused():
     with pytest.raises(ImageLoadError, match="not an image"):  # Ghostscript would run it
         load_image(encode(gradient(), "EPS"))
@@ -258,6 +284,13 @@ def test_heif_without_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageLoadError, match=r"pip install 'cskd_hf\[heif\]'"):
         load_image(b"\0\0\0\x18ftypheic\0\0\0\0")
+
+
+def test_avif_without_its_codec(monkeypatch):
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "AVIF"])
+    with pytest.raises(ImageLoadError, match="AVIF file, which Pillow reads from version 11.3 on"):
+        load_image(b"\0\0\0\x18ftypavif\0\0\0\0")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -7,7 +7,17 @@ import pytest
 from PIL import Image
 
 from cskd_hf.models.image_loading_cskd import load_image
-from image_files import ADOBE_RGB, DISPLAY_P3, SRGB, encode, gradient, ink_profile, matrix_profile, pixels
+from image_files import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    SRGB,
+    encode,
+    gradient,
+    grey_profile,
+    ink_profile,
+    matrix_profile,
+    pixels,
+)
 
 INKS = {(0, 0, 0, 0): (100, 0, 0), (1, 0, 0, 0): (97, -22, 94)}  # paper, and a cyan ink that is really yellow
 
@@ -43,6 +53,28 @@ def test_wide_gamut_becomes_srgb(primaries, gamma, image_format):
 def test_profile_of_srgb_itself_changes_nothing():
     data = encode(gradient(), icc_profile=matrix_profile(SRGB))
     np.testing.assert_array_equal(pixels(load_image(data)), pixels(gradient()))
+
+
+def test_profile_a_little_beside_srgb_is_applied():
+    """The curve of gamma 2.2 is taken for that of sRGB by some; dark levels tell them apart."""
+    loaded = pixels(load_image(encode(gradient(), icc_profile=matrix_profile(SRGB, gamma=2.2))))
+    expected = in_srgb(pixels(gradient()), SRGB, 2.2)
+    assert np.abs(loaded - expected).max() <= 2
+    assert 4 < np.abs(expected - pixels(gradient())).max() < 10
+
+
+def test_profile_of_grey():
+    grey = Image.fromarray(np.array([[0, 64, 128, 255]], np.uint8))
+    loaded = pixels(load_image(encode(grey, icc_profile=grey_profile(gamma=1.0))))
+    assert loaded[0, :, 0].tolist() == pytest.approx([0, 137, 188, 255], abs=1)  # as below
+    assert np.ptp(loaded, axis=2).max() <= 1
+    clear = grey.convert("LA")
+    clear.putalpha(Image.fromarray(np.array([[255, 255, 255, 0]], np.uint8)))
+    loaded = pixels(load_image(encode(clear, icc_profile=grey_profile(gamma=1.0))))
+    assert loaded[0, :, 0].tolist() == pytest.approx([0, 137, 188, 255], abs=1)
+    # Of colours it says nothing.
+    loaded = pixels(load_image(encode(gradient(), icc_profile=grey_profile(gamma=1.0))))
+    np.testing.assert_array_equal(loaded, pixels(gradient()))
 
 
 def test_grey_picture_with_a_colour_profile():

@@ -140,6 +140,21 @@ def test_a_bank_is_in_config_and_weights_and_scores_stay(student: Path):
     assert all(0 < value < 1 for value in result["prompt_attributes"].values())
 
 
+def test_the_highest_prompts_do_not_take_the_scale_of_an_attribute(student: Path):
+    build_prompt_bank(student, CLIP, prompts_from(PAIRS))
+    rate = pipeline("image-aesthetics", model=str(student))
+    rate.model.config.attributes = {"sharp": [1, 5], "depth": [0, 1]}
+    outputs = {
+        "distribution": torch.full((1, 5), 0.2),
+        "score": torch.tensor([3.0]),
+        "attributes": torch.tensor([[3.0, 0.4]]),
+        "prompt_attributes": torch.tensor([[0.9, 0.2]]),
+    }
+    result = rate.postprocess(outputs, top_attributes=1)
+    assert result["attributes"] == {"sharp": 3.0}
+    assert result["prompt_attributes"] == {"sharp": pytest.approx(0.9)}
+
+
 def test_a_bank_is_replaced_and_removed(student: Path):
     first = (student / "model.safetensors").read_bytes()
     build_prompt_bank(student, CLIP, prompts_from(PAIRS))

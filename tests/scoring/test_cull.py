@@ -182,3 +182,31 @@ def test_nothing_readable(model: str, tmp_path: Path):
     (tmp_path / "album" / "bad.jpg").write_bytes(b"bad")
     code, rows, _ = cull(model, tmp_path / "album")
     assert code == 1 and rows[0]["error"] and sheet_data(tmp_path / "report") == []
+
+
+def test_an_exported_graph(model: str, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from cskd_hf.export.onnx_graphs import export_onnx
+
+    _, expected, _ = cull(model, album)
+    exported = export_onnx(model, tmp_path / "onnx")
+    for graph in (exported, exported / "pipeline.onnx"):
+        code, rows, _ = cull(str(graph), album)
+        assert code == 3
+        same = ("path", "stars", "group", "choice", "error")
+        assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in expected]
+        scores = [[float(row["score"]) for row in table if row["score"]] for table in (rows, expected)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert any(row["choice"] == "best" for row in expected)
+
+    without = onnx.load(exported / "model.onnx")
+    kept = [output for output in without.graph.output if output.name != "pooler_output"]
+    del without.graph.output[:]
+    without.graph.output.extend(kept)
+    onnx.save(without, tmp_path / "without.onnx")
+    capsys.readouterr()
+    where = ["--output", str(tmp_path / "none"), "--quiet"]
+    assert main(["cull", str(tmp_path / "without.onnx"), str(album), *where]) == 2
+    assert "gives no embeddings; export it again, or give the checkpoint" in capsys.readouterr().err

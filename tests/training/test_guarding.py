@@ -143,6 +143,17 @@ def test_a_place_without_images_left_is_named(ratings, tmp_path):
         ).check()
 
 
+@pytest.mark.parametrize("given", [[""], "", ["", "rated.csv"], "rated.csv"])
+def test_an_empty_place_is_not_this_folder(given):
+    required = {"encoder": "e", "images": ["i"], "output_dir": "o", "evaluation_images": given}
+    for checked in (
+        AlignSettings(reference=["r"], **required),
+        StudentSettings(teacher=["t"], ratings=["r"], **required),
+    ):
+        checked.check()
+        assert checked.evaluation_images == (["rated.csv"] if "rated.csv" in given else [])
+
+
 def test_alignment_and_student_keep_leaks_out(encoder, clip, ratings, planted, tmp_path, capsys):
     folder, _ = planted
     align = [

@@ -206,9 +206,10 @@ class ImageAestheticsPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, torch.Tensor], top_attributes: int | None = None) -> dict[str, Any]:
         result = score_result(self.model.config, **{name: value[0] for name, value in model_outputs.items()})
         if top_attributes is not None:
-            for field in ("attributes", "prompt_attributes"):
+            # A prompt may have the name of an attribute, but not its scale.
+            for field, scales in (("attributes", self.model.config.attributes), ("prompt_attributes", None)):
                 if field in result:
-                    result[field] = _highest(result[field], self.model.config.attributes or {}, top_attributes)
+                    result[field] = _highest(result[field], scales or {}, top_attributes)
         return result
 
 

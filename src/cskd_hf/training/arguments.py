@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from .distillation_settings import LAION, DistillationSettings, check_distillation
+from .distillation_settings import LAION, DistillationSettings, as_list, check_distillation
 from .settings import LoopSettings, SettingsError, at_least, setting
 
 _LOCATIONS = (
@@ -100,6 +100,8 @@ class GuardSettings:
 
 
 def _check_guard(settings: GuardSettings) -> None:
+    # [""] is what an empty option gives, and an empty path would mean the folder that the command runs in.
+    settings.evaluation_images = [place for place in as_list(settings.evaluation_images) if place]
     if settings.evaluation_images and settings.leaks == "off":
         raise SettingsError("evaluation_images are given, but leaks=off looks for no copies; leave one of them out.")
 

@@ -121,7 +121,7 @@ def check_distillation(settings: DistillationSettings) -> None:
     """Raises:
     SettingsError: values out of range, or that do not go together.
     """
-    settings.teacher = [name for name in _as_list(settings.teacher) if name]
+    settings.teacher = [name for name in as_list(settings.teacher) if name]
     for name in ("view_strength", "ema_teacher"):
         within(settings, name, 0, 1)
     within(settings, "degraded_margin", 0, 1)
@@ -145,7 +145,8 @@ def check_distillation(settings: DistillationSettings) -> None:
         raise SettingsError("feature_start=projector starts a layer that feature_weight=0 leaves out; give a weight.")
 
 
-def _as_list(value: str | list[str]) -> list[str]:
+def as_list(value: str | list[str]) -> list[str]:
+    """One value needs no list."""
     return [value] if isinstance(value, str) else list(value)
 
 
