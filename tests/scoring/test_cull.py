@@ -208,5 +208,5 @@ def test_an_exported_graph(model: str, album: Path, tmp_path: Path, capsys: pyte
     onnx.save(without, tmp_path / "without.onnx")
     capsys.readouterr()
     where = ["--output", str(tmp_path / "none"), "--quiet"]
-    assert main(["cull", str(tmp_path / "without.onnx"), str(album), *where]) == 2
+    assert main(["cull", "--model", str(tmp_path / "without.onnx"), str(album), *where]) == 2
     assert "gives no embeddings; export it again, or give the checkpoint" in capsys.readouterr().err
