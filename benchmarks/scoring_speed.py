@@ -1,7 +1,7 @@
 """How fast folders of photographs are scored, files on disk and decoding included, and how much memory that takes.
 
-    python benchmarks/scoring_speed.py --data DATA --student CHECKPOINT --work FOLDER
-    python benchmarks/scoring_speed.py --quick           # a few generated pictures and a random student: that it runs
+    python benchmarks/scoring_speed.py --data DATA --work FOLDER
+    python benchmarks/scoring_speed.py --quick           # a few generated pictures: that it runs
 
 Sets: `large`, 300 JPEG photographs of 12 megapixels; `small`, 2,000 of 0.3; `huge`, 100 files of 50, for memory. They are
 made of the photographs below DATA by enlarging, with grain and fine detail added so that the files are as large as a
@@ -29,12 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import MobileNetV2Config
 
-from cskd_hf import CSKDConfig, CSKDForImageAesthetics
+from cskd_hf import CSKDForImageAesthetics, default_student_path
 from cskd_hf.data.sources import list_images
 from cskd_hf.data.synthetic import SyntheticPhotographs
-from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.comparison import write_results
 from cskd_hf.models.image_loading_cskd import load_image
 
@@ -83,23 +81,6 @@ def make_set(folder: Path, sources: list[Any], count: int, size: tuple[int, int]
         noise = 3.0 * np.roll(grain, shift, axis=1) + 4.0 * np.roll(fine, -shift, axis=1)
         Image.fromarray((pixels + noise[..., None]).clip(0, 255).astype(np.uint8)).save(path, quality=92)
     return [str(path) for path in sorted(folder.glob("*.jpg"))[:count]]
-
-
-def random_student(folder: Path) -> str:
-    """A MobileNetV2 of width 0.35 at 96 pixels with random weights, whose norms know pictures and whose scores differ."""
-    if not (folder / "model.safetensors").is_file():
-        torch.manual_seed(0)
-        config = CSKDConfig(backbone_config=MobileNetV2Config(depth_multiplier=0.35, image_size=96))
-        model, preprocessing = CSKDForImageAesthetics(config), Preprocessing((96, 96))
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # the mean over all forwards
-        with torch.no_grad():  # without statistics of pictures, what goes through so many random layers vanishes
-            model.train()(preprocessing(SyntheticPhotographs(1).generate(256).images.permute(0, 3, 1, 2)))
-        model.classifier.weight.data *= 20
-        model.save_pretrained(folder)
-        preprocessing.to_image_processor().save_pretrained(folder)
-    return str(folder)
 
 
 def exported(student: str, work: Path, small: list[str]) -> dict[str, str]:
@@ -292,7 +273,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, help="folder with oasis_beauty or unlabeled (default: generated pictures)"
     )
-    parser.add_argument("--student", help="trained checkpoint (default: a MobileNetV2 of width 0.35, random weights)")
+    parser.add_argument(
+        "--student", default=str(default_student_path()), help="checkpoint (default: the packaged one)"
+    )
     parser.add_argument("--work", type=Path, help="folder of the files, kept and used again (default: temporary)")
     parser.add_argument("--only", nargs="+", choices=tuple(SETS), default=list(SETS), help="these sets")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
@@ -316,8 +299,7 @@ def main() -> None:
         sources, sets = sources_of(args), QUICK_SETS if args.quick else SETS
         kind = "quick-" if args.quick else ""
         files = {name: make_set(work / f"{kind}{name}", sources, *sets[name]) for name in sets if name in args.only or name == "small"}  # fmt: skip
-        student = args.student or random_student(work / "student")
-        places = exported(student, work, files["small"])
+        places = exported(args.student, work, files["small"])
         rows = [row for name in args.only for row in measure(name, files[name], places, work, args)]
     megabytes = {name: math.fsum(os.path.getsize(p) for p in paths) / len(paths) / 1e6 for name, paths in files.items() if args.work}  # fmt: skip
     goals = goals_of(rows)

@@ -235,8 +235,16 @@ class Build:
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
             "versions": software_versions(),
+            "test": json.loads((self.path("evaluation") / "results.json").read_text(encoding="utf-8"))["metrics"],
+            "logs": {name: self.log(name) for name in self.seconds},
             "history": json.loads((folder / "config.json").read_text(encoding="utf-8"))["history"],
         }
+
+    def log(self, name: str) -> list[dict[str, Any]]:
+        """Of a run's log, the evaluations and some fifty steps."""
+        lines = [json.loads(line) for line in (self.path(name) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        every = max(1, len(lines) // 50)
+        return [line for number, line in enumerate(lines) if "learning_rate" not in line or number % every == 0]
 
 
 WITHOUT_TEACHER: dict[str, Any] = {

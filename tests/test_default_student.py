@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModel, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from cskd_hf import default_student_path
 from cskd_hf.cli import main
-from cskd_hf.data.synthetic import SyntheticPhotographs
 from cskd_hf.evaluation.sanity import KEPT, SPOILED, Reaction, reactions
 from cskd_hf.models.pipeline_cskd import ImageAestheticsPipeline
 from cskd_hf.scoring.engine import load_engine
@@ -30,11 +29,25 @@ FOLDER = default_student_path()
 GENERATED = 200
 
 
+def dead_leaves(seed: int, side: int = 256) -> Image.Image:
+    """Shapes that cover each other, with sizes by a power law, shading and grain: the statistics of photographs, and edges at
+    all scales (Lee, Mumford and Huang, Occlusion models for natural images, 2001)."""
+    rng = np.random.default_rng(seed)
+    picture, hue = Image.new("RGB", (side, side)), rng.random(3)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(400):
+        wide = min(side, 6 / np.sqrt(rng.uniform(1e-3, 1)))
+        tall = wide * rng.uniform(0.5, 1.5)
+        x, y = rng.uniform(0, side, 2)
+        colour = np.clip(hue * rng.uniform(0.2, 1.6) + rng.normal(0, 0.15, 3), 0, 1)
+        draw.ellipse((x - wide, y - tall, x + wide, y + tall), fill=tuple(int(255 * value) for value in colour))
+    light = np.linspace(*rng.uniform(0.6, 1.2, 2), side)[:, None, None] * (1 + rng.normal(0, 0.09, (side, side, 1)))
+    return Image.fromarray((np.asarray(picture) * light).clip(0, 255).astype(np.uint8))
+
+
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    """Procedural ones, enlarged to the size of a small photograph: detail at the limit of 64 pixels is not what is asked."""
-    images = SyntheticPhotographs(seed=0).generate(GENERATED).images
-    return [Image.fromarray(image).resize((256, 256), Image.Resampling.BICUBIC) for image in images]
+    return [dead_leaves(seed) for seed in range(GENERATED)]
 
 
 def changes(pictures: Sequence[Image.Image]) -> list[Reaction]:

@@ -21,7 +21,7 @@ _LEAST = 0.2  # strength of the mildest copy
 
 # What each does at strength 1. For photographs of 256 pixels: a Gaussian of 6 pixels, noise with a sixth of the range as
 # its standard deviation, JPEG of quality 5, and light that is cut to a fifth or multiplied by 2.5 and clipped.
-_BLUR_SIDE, _NOISE, _QUALITY, _DARK, _BRIGHT = 1 / 40, 42.0, (50, 5), 0.8, 1.5
+_BLUR_SIDE, _NOISE, _QUALITY, _DARK, _BRIGHT = 1 / 40, 42.0, (30, 5), 0.8, 1.5
 
 
 def degraded_views(
