@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cached_property
@@ -39,6 +40,8 @@ from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+ASSETS = ROOT / "src" / "cskd_hf" / "assets" / "default_student"
+ABOUT = ROOT / "examples" / "default_student_about.md"
 UNLABELLED = ("lnsim", "clothing", "bsds500", "imagenet_sample", "savoias", "preference")
 SIDE, TEACHER_SIDE = 160, 256
 LICENSES = {
@@ -133,11 +136,16 @@ class Build:
     def all_ratings(self) -> str:
         return self.args.ratings or str(self.args.data / "oasis_beauty" / "ratings.csv")
 
+    @property
+    def side(self) -> int:
+        """Of the student's images; 0 is the encoder's own."""
+        return 0 if self.args.encoder else SIDE
+
     def aligned(self) -> str:
         """Phase 1: fresh crops and mixtures of two pictures in every step; the reference is cheap enough to run live."""
         return self.stage("align", "aligned", {
-            "encoder": self.args.encoder or self.new_student, "image_size": SIDE, "reference": [self.reference],
-            "images": self.images, "evaluation_images": [f"{self.all_ratings}#validation,test"], "features": "live",
+            "encoder": self.args.encoder or self.new_student, "image_size": self.side, "reference": [self.reference],
+            "images": self.images, "evaluation_images": [self.all_ratings], "features": "live",
             "crop_scale": [0.3, 1.0], "mixup": 0.4, "learning_rate": 3e-3, "warmup_steps": 300, "max_steps": 12_000,
             "batch_size": 64, "eval_every": 1000, "save_every": 500, "keep": "last", "resume": True,
             "mixed_precision": "bf16", "channels_last": True, "cache_images": True, "num_workers": 1,
@@ -185,7 +193,8 @@ class Build:
             "leaks": "off",  # those of the alignment, where copies of evaluation images were left out
             "crop_scale": [0.3, 1.0], "mixup": 0.4, "unrated_per_rated": 3.0, "distill_weight": 1.0,
             "distill_schedule": "ramp-up", "feature_weight": 1.0, "feature_loss": "cosine",
-            "feature_start": "projector", "degraded_weight": 1.0, "max_steps": 300, "warmup_steps": 20,
+            # Another teacher's pooled feature need not be what the encoder was aligned with, as of CLIP.
+            "feature_start": "projector" if self.args.data else "new", "degraded_weight": 1.0, "max_steps": 300, "warmup_steps": 20,
             "learning_rate": 1e-3, "head_learning_rate": 3e-4, "freeze_norm": True, "mixed_precision": "bf16",
             "num_workers": 1,
         }  # fmt: skip
@@ -214,11 +223,13 @@ class Build:
             rated = self.rated("final", self.args.seeds[0])
             images = ["--image-dir", rated["image_dir"]] if rated["image_dir"] else []
             run("evaluate", folder, *rated["ratings"], *images, "--split", "test", "--output", evaluation, "--quiet")
-            used = {"oasis_beauty", *(Path(place).name for place in self.images)}
-            licenses = [f"{name}={license}" for name, license in LICENSES.items() if name in used]
-            run("card", folder, "--repo", "cskd_hf/default_student", "--license", "apache-2.0",
-                *(["--data-license", *licenses] if self.args.data else []),
-                "--evaluation", evaluation, "--output", folder / "README.md")  # fmt: skip
+            own = ["--evaluation", evaluation, "--facts", self.path("card.json"), "--output", folder / "README.md"]
+            if self.args.data:
+                used = {"oasis_beauty", *(Path(place).name for place in self.images)}
+                licenses = [f"{name}={license}" for name, license in LICENSES.items() if name in used]
+                own += ["--repo", ASSETS.relative_to(ROOT), "--license", "apache-2.0", "--about", ABOUT]
+                own += ["--data-license", *licenses]
+            run("card", folder, *own)
             write_json(folder / "build.json", self.facts(folder))
         return output
 
@@ -249,7 +260,7 @@ class Build:
 
 WITHOUT_TEACHER: dict[str, Any] = {
     "teacher": [], "images": [], "leaks": "drop", "mixup": 0.0, "feature_weight": 0.0, "degraded_weight": 0.0,
-    "distill_schedule": "constant", "crop_scale": [1.0, 1.0],
+    "distill_schedule": "constant", "crop_scale": [1.0, 1.0], "batch_size": 32,
 }  # fmt: skip
 
 
@@ -268,8 +279,9 @@ def compress(student: Path, folder: Path) -> None:
 
 
 def run(*arguments: object) -> None:
-    """One of the package's commands."""
-    if code := cskd_hf([str(argument) for argument in arguments]):
+    """One of the package's commands; of a card it is enough to print what it lacks, such as licences."""
+    code = cskd_hf([str(argument) for argument in arguments])
+    if code and (arguments[0], code) != ("card", 1):
         raise SystemExit(f"cskd-hf {arguments[0]} ended with exit code {code}")
 
 
@@ -288,10 +300,11 @@ def main() -> None:
     students = [build.student("final", seed) for seed in args.seeds]
     folder = build.package(students[0])
     if args.install:
-        target = ROOT / "src" / "cskd_hf" / "assets" / "default_student"
-        with replaced_folder(target) as partial:
+        with replaced_folder(ASSETS) as partial:
             for file in folder.iterdir():
                 (partial / file.name).write_bytes(file.read_bytes())
+        shutil.copyfile(folder / "README.md", ROOT / "MODEL_CARD.md")
+        shutil.copyfile(build.path("card.json"), BENCHMARKS / "results" / "default_student_card.json")
     print(f"{folder}: the student; its card is README.md, how it was made is build.json")
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import pipeline
 
 from conftest import write_rated_images
+from cskd_hf import default_student_path
 from cskd_hf.cli import main
 from cskd_hf.evaluation.predict import load_scorer, weights_fingerprint
 from cskd_hf.hub.card import hub_evaluations, model_card, write_card
@@ -403,12 +404,13 @@ def test_command(runs, tmp_path, capsys):
 
 
 def test_model_card_of_this_repository_is_fresh():
-    facts = CheckpointFacts.load(ROOT / "benchmarks" / "results" / "demo_student.json")
-    made = str(model_card(facts, "runs/demo/student"))
+    facts = CheckpointFacts.load(ROOT / "benchmarks" / "results" / "default_student_card.json")
+    made = str(model_card(facts, "src/cskd_hf/assets/default_student"))
     assert (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8") == made, (
-        "MODEL_CARD.md is stale; make it anew: cskd-hf card benchmarks/results/demo_student.json --repo runs/demo/student "
-        "--output MODEL_CARD.md"
+        "MODEL_CARD.md is stale; make it anew: cskd-hf card benchmarks/results/default_student_card.json "
+        "--repo src/cskd_hf/assets/default_student --output MODEL_CARD.md"
     )
+    assert (default_student_path() / "README.md").read_text(encoding="utf-8") == made
     card = ModelCard.load(ROOT / "MODEL_CARD.md")
     metrics = facts.evaluations[0]["metrics"]
     assert [entry.metric_value for entry in card.data.eval_results] == [figure["value"] for figure in metrics.values()]
