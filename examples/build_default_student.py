@@ -29,7 +29,6 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoImageProcessor, ResNetConfig
 
 from cskd_hf.cli import main as cskd_hf
@@ -265,11 +264,8 @@ WITHOUT_TEACHER: dict[str, Any] = {
 
 
 def compress(student: Path, folder: Path) -> None:
-    """Write a student with matrices in float16, which `from_pretrained` gives back as float32, and without the projector
-    into the reference's space: there is no text in that of an ImageNet encoder, so nothing would use it."""
+    """Write a student with matrices in float16, which `from_pretrained` gives back as float32."""
     model = CSKDForImageAesthetics.from_pretrained(student, dtype=torch.float32)
-    if model.config.prompt_bank is None:
-        model.projectors, model.config.reference_encoders = nn.ModuleList(), []
     model.save_pretrained(folder)
     AutoImageProcessor.from_pretrained(student).save_pretrained(folder)
     file = folder / "model.safetensors"

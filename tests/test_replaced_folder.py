@@ -22,9 +22,9 @@ def test_an_error_while_writing_leaves_the_folder_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     "left, kept",
     [
-        ({"checkpoint": "old", "checkpoint.partial": "half"}, "old"),  # killed while writing
-        ({"checkpoint.old": "old", "checkpoint.partial": "new"}, "old"),  # killed between the two renames
-        ({"checkpoint": "new", "checkpoint.old": "old"}, "new"),  # killed before the old one was removed
+        ({"checkpoint": "old", "checkpoint.cskd-partial": "half"}, "old"),  # killed while writing
+        ({"checkpoint.cskd-old": "old", "checkpoint.cskd-partial": "new"}, "old"),  # killed between the two renames
+        ({"checkpoint": "new", "checkpoint.cskd-old": "old"}, "new"),  # killed before the old one was removed
     ],
     ids=["writing", "between renames", "removing"],
 )

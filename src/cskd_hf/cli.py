@@ -21,7 +21,11 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith(unknown):
             options = [name for action in self._all_actions() for name in action.option_strings]
             first = message.removeprefix(unknown).split()[0].split("=")[0]
-            message = f"unknown option '{first}'{nearest(first, options) if first.startswith('-') else ''}"
+            message = f"unknown option '{first}'{nearest(first, options)}"
+            if not first.startswith("-"):
+                message = f"'{first}' is one argument too many" + (
+                    "; a model is --model" if "--model" in options else ""
+                )
         super().error(message)
 
     def _all_actions(self) -> list[argparse.Action]:

@@ -31,19 +31,28 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     os.replace(partial, path)
 
 
+def half_written(target: Path) -> Path:
+    """Where `replaced_folder` writes, beside the folder; a name that nobody gives to a folder of their own."""
+    return target.with_name(f"{target.name}.cskd-partial")
+
+
+def _set_aside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.cskd-old")
+
+
 def recover_folder(target: Path) -> None:
     """Put back what a crash between the two renames of `replaced_folder` left aside, and drop what was half written."""
-    old = target.with_name(target.name + ".old")
+    old = _set_aside(target)
     if old.is_dir() and not target.exists():
         os.replace(old, target)
     shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(target.with_name(target.name + ".partial"), ignore_errors=True)
+    shutil.rmtree(half_written(target), ignore_errors=True)
 
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder to write to; it takes the place of `target` when the block ends without an error."""
-    partial, old = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
+    partial, old = half_written(target), _set_aside(target)
     recover_folder(target)
     partial.mkdir(parents=True)
     try:

@@ -291,3 +291,19 @@ def test_command_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["app", "--model", "org/name"]) == 2
     assert "pip install 'cskd_hf[app]'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_space_is_left_alone(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious")
+    assert main(["app", "--model", checkpoint, "--dry-run", str(tmp_path / "mine")]) == 2
+    assert "is no Space of an earlier run" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
+    for _ in range(2):  # an earlier Space is replaced
+        assert main(["app", "--model", checkpoint, "--dry-run", str(tmp_path / "space")]) == 0
+
+
+def test_the_old_form_of_the_command_is_told_the_new_one(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        main(["app", "runs/student"])
+    assert "'runs/student' is one argument too many; a model is --model" in capsys.readouterr().err

@@ -129,4 +129,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["explain", "--model", str(graph), str(tmp_path / "side.jpg"), "--output", str(tmp_path / "why")]) == 2
     assert "gradients" in capsys.readouterr().err
     assert main(["explain", "--model", "x", str(tmp_path / "side.jpg"), "--output", str(graph)]) == 2
+    capsys.readouterr()
+    assert main(["explain", str(tmp_path / "side.jpg"), "--output", str(tmp_path / "why"), "--device", "abacus"]) == 2
+    assert "--device abacus cannot be used" in capsys.readouterr().err
     assert main(["explain", "--model", "x", str(tmp_path / "side.jpg"), "--output", "y", "--samples", "0"]) == 2

@@ -98,3 +98,13 @@ def test_a_ledger_without_results_is_not_left_behind(tmp_path: Path):
     with Ledger(tmp_path / "ledger") as ledger:
         ledger.list_files("a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_results_are_read_is_the_one_that_is_told(tmp_path: Path):
+    with pytest.raises(OSError, match="full"), Ledger(tmp_path / "scores.ledger") as ledger:
+        ledger.list_files(["a", "b", "c"])
+        ledger.write([scored(name, 1.0) for name in "abc"])
+        for _ in ledger.results():
+            raise OSError(28, "the disk is full")
+    with Ledger(tmp_path / "scores.ledger") as ledger:
+        assert len(list(ledger.results())) == 3

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cskd_hf.data.sources import list_images
+from cskd_hf.scoring.errors import ScoringError
 from cskd_hf.scoring.listing import Listing
 
 NAMES = [
@@ -92,3 +93,28 @@ def test_folders_that_are_closed_are_named(folder: Path, monkeypatch: pytest.Mon
 def test_a_place_that_does_not_exist(folder: Path):
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         Listing([folder, folder / "nowhere"])
+
+
+def test_models_are_no_photographs(tmp_path: Path):
+    for name, files in {
+        "checkpoint": ["config.json", "model.safetensors"], "graph": ["model.onnx", "export.json"], "graph.ONNX": [],
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+        with pytest.raises(ScoringError, match="is a model, not photographs; give it as --model"):
+            Listing([tmp_path, tmp_path / name])
+    assert list(Listing([tmp_path])) == []  # below a folder of photographs they are nothing
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "closed").mkdir()
+
+    def refuse(place, error=os.listdir):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", place)
+        return error(place)
+
+    monkeypatch.setattr("os.listdir", refuse)
+    assert list(Listing([tmp_path / "a.jpg", tmp_path / "closed"])) == [str(tmp_path / "a.jpg")]

@@ -74,7 +74,7 @@ def test_two_processes_walk_the_loss_curve_of_one(unbroken, vit_encoder, clip, p
 def assert_same_result(resumed: Path, unbroken: Path) -> None:
     assert figures_of(resumed) == figures_of(unbroken)
     assert (resumed / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
-    assert not [path.name for path in resumed.iterdir() if path.suffix in (".partial", ".old")]
+    assert not [path.name for path in resumed.iterdir() if path.suffix in (".cskd-partial", ".cskd-old")]
 
 
 def test_two_processes_are_killed_and_resume_exactly(unbroken, vit_encoder, clip, photographs, tmp_path):

@@ -8,8 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..data.ratings import select_split
-from ..data.ratings.locations import open_ratings, split_location
-from ..files import public_name
+from ..data.ratings.locations import open_ratings, public_place
 from .evaluate import EvaluationSettings, evaluate, evaluation_table, write_evaluation
 from .evaluation_output import REPORT
 
@@ -52,7 +51,7 @@ def evaluate_command(namespace: argparse.Namespace) -> int:
         quiet=namespace.quiet,
     )
     if result:
-        result["data"]["location"] = _public(namespace.ratings)
+        result["data"]["location"] = public_place(namespace.ratings)
         result["command"] = namespace.command_line
         print(evaluation_table(result))
         if namespace.output:
@@ -60,8 +59,3 @@ def evaluate_command(namespace: argparse.Namespace) -> int:
             print(f"\nreport: {Path(namespace.output) / REPORT}")
     accelerator.end_training()
     return 0
-
-
-def _public(location: str) -> str:
-    name, rest = split_location(location)
-    return f"{name}:{public_name(rest)}" if name else public_name(rest)

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ..data.ratings import score_values_of, select_split
-from ..data.ratings.locations import open_ratings
+from ..data.ratings.locations import open_ratings, public_place
 from ..evaluation.predict import RatedImages, load_scorer, predict_all
-from ..files import public_name, write_json
+from ..files import write_json
 from ..models.calibration_cskd import calibrated_score, checked_calibration
 from .folder import ScoringError, score_images
 
@@ -103,7 +103,7 @@ def calibrate_command(namespace: argparse.Namespace) -> int:
     if not namespace.images and not namespace.ratings:
         raise ScoringError("there is no reference set; give images, or --ratings.")
     calibration: dict[str, Any] = {
-        "reference": namespace.name or public_name(namespace.ratings or namespace.images[0])
+        "reference": namespace.name or public_place(namespace.images[0] if namespace.images else namespace.ratings)
     }
     if namespace.ratings:
         ratings = select_split(open_ratings(namespace.ratings, image_dir=namespace.image_dir), *namespace.split)

@@ -107,10 +107,12 @@ def load_pipeline(model: str, device: str | None = None) -> ImageAestheticsPipel
     """The "image-aesthetics" pipeline of a checkpoint: Hub name or folder.
 
     Raises:
-        ScoringError: there is no such checkpoint, or it is no image-aesthetics model; the message says which.
+        ScoringError: there is no such checkpoint, or it is no image-aesthetics model, or no such device; the message says
+            which.
     """
     from transformers import pipeline
 
+    _check_device(device)
     try:
         return pipeline("image-aesthetics", model=model, **({"device": device} if device else {}))
     except (ValueError, OSError) as error:  # no checkpoint, not one of ours, or an incomplete one
@@ -120,6 +122,16 @@ def load_pipeline(model: str, device: str | None = None) -> ImageAestheticsPipel
         if not Path(model).is_dir():
             reason = f"there is no such folder, and as the name of a Hub model: {reason}"
         raise ScoringError(f"'{model}' cannot score images: {reason}") from error
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ScoringError(f"--device {device} cannot be used: {reason}") from error
 
 
 class TorchEngine:

@@ -34,6 +34,7 @@ OVERLAY_SIDE = 1280
 """Long side in pixels of an overlay; a larger photograph is reduced to it."""
 
 _PAGE_SIDE, _PAGE_QUALITY = 640, 82
+_STEM_BYTES = 180  # of a picture's name in that of its overlay; file systems take 255 with all that is added
 
 
 def explain_command(namespace: argparse.Namespace) -> int:
@@ -72,7 +73,8 @@ def explain_command(namespace: argparse.Namespace) -> int:
             explained.append({"path": path, "error": error.reason})
             print(f"not explained: {printable(path)}: {error.reason}", file=sys.stderr)
             continue
-        name = f"{number:03d}-{printable(Path(path).stem)}.png"
+        stem = printable(Path(path).stem).encode()[:_STEM_BYTES].decode(errors="ignore")
+        name = f"{number:03d}-{stem}.png"
         with replaced_file(output / name) as partial:
             overlay.save(partial, "PNG")
         explained.append({"path": path, "overlay": name, **result})
@@ -80,7 +82,8 @@ def explain_command(namespace: argparse.Namespace) -> int:
     _write(output, namespace.model, explained, cells, namespace.samples)
     if cells:
         print(f"{len(cells)} explained: {output / PAGE} opens in a browser; the overlays lie beside it")
-    return NONE_SCORED if not cells else ALL_SCORED if len(cells) == len(paths) else SOME_NOT_SCORED
+    complete = len(cells) == len(paths) and not listing.closed
+    return NONE_SCORED if not cells else ALL_SCORED if complete else SOME_NOT_SCORED
 
 
 def explain(

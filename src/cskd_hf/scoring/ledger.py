@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -234,7 +235,8 @@ class Ledger:
             self._base.close()
             return
         empty = self._base.execute("SELECT NOT EXISTS (SELECT 1 FROM results)").fetchone()[0]
-        self._base.execute("PRAGMA journal_mode=DELETE")
+        with contextlib.suppress(sqlite3.Error):  # results that were still being read when an error came
+            self._base.execute("PRAGMA journal_mode=DELETE")
         self._base.close()
         if empty and not keep_empty:
             self.path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class Listing:
         for place in self.places:
             if not os.path.exists(place):
                 raise FileNotFoundError(f"'{place}' does not exist; give image files or folders.")
-            if _is_checkpoint(Path(place)):
+            if _is_checkpoint(place):
                 raise ScoringError(
                     f"'{place}' is a model, not photographs; give it as --model, behind or before the photographs."
                 )
@@ -107,8 +107,19 @@ class Listing:
         return iter(sorted(names))
 
 
-def _is_checkpoint(place: Path) -> bool:
-    return place.suffix == ".onnx" or ((place / "config.json").is_file() and any(place.glob("*.safetensors")))
+def _is_checkpoint(place: str) -> bool:
+    """Whether it is a model rather than photographs: an exported graph, or a folder with one or with a checkpoint."""
+    if place.lower().endswith(".onnx"):
+        return True
+    try:
+        names = os.listdir(place)
+    except OSError:  # a file, or a folder that may not be looked into
+        return False
+    return (
+        "config.json" in names
+        and any(name.endswith(".safetensors") for name in names)
+        or ("export.json" in names and any(name.endswith(".onnx") for name in names))
+    )
 
 
 def _wanted(name: str) -> bool:

@@ -105,6 +105,8 @@ class DatasetScorer:
         import pyarrow as pa
 
         _check_column(self._column, table.column_names)
+        if taken := sorted(set(self._columns) & set(table.column_names)):
+            raise ScoringError(f"the dataset has columns {', '.join(taken)} already; rename or drop them.")
         sources = table.column(self._column).to_pylist()
         batches = (sources[first : first + self._batch_size] for first in range(0, len(sources), self._batch_size))
         rows = [

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..files import replaced_folder, write_json
+from ..files import half_written, replaced_folder, write_json
 from .history import note_result
 from .settings import SettingsError
 from .task import TrainingTask
@@ -87,8 +87,7 @@ def save_checkpoint(folder: Path, accelerator: Accelerator, task: TrainingTask, 
         state: of the loop, as JSON.
     """
     main = accelerator.is_main_process
-    partial_name = folder.with_name(folder.name + ".partial")
-    with replaced_folder(folder) if main else contextlib.nullcontext(partial_name) as partial:
+    with replaced_folder(folder) if main else contextlib.nullcontext(half_written(folder)) as partial:
         accelerator.wait_for_everyone()
         accelerator.save_state(str(partial))
         if main:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import datasets
 
+from ...files import public_name
 from ..benchmarks import READERS, VOTE_READERS, check_options, find_reader, find_vote_reader
 from .checks import RatingsError, check_score_values, suggest
 from .loading import load_ratings
@@ -134,6 +135,12 @@ def split_location(location: str | os.PathLike) -> tuple[str, str]:
             f"the colon: {', '.join(READERS)} with the folder of the data set, or {HUB} with a name on the Hub."
         )
     return name, rest
+
+
+def public_place(location: str | os.PathLike) -> str:
+    """The location without the folders that lead to it, which are its maker's own: `ava:AVA`, `ratings.csv`."""
+    name, rest = split_location(location)
+    return f"{name}:{public_name(rest)}" if name else public_name(rest)
 
 
 def _split_options(text: str) -> tuple[str, dict[str, Any]]:

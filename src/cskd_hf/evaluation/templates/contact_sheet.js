@@ -56,7 +56,7 @@ const orders = {
   best: byScore,
   worst: (a, b) => byScore(b, a),
   name: (a, b) => a.number - b.number,
-  groups: (a, b) => (a.group ? a.group : photographs.length) - (b.group ? b.group : photographs.length) || byScore(a, b),
+  groups: (a, b) => (a.group || Infinity) - (b.group || Infinity) || byScore(a, b),
 };
 const kinds = {
   all: () => true,

@@ -39,7 +39,7 @@ see the ranking, the predicted ratings of each, and what its score depends on.
 
 
 def write_space(model: str, output: str | Path, *, package: str | None = None) -> Path:
-    """Write the repository folder of a Space; `output` appears whole or not at all, and replaces what was there.
+    """Write the repository folder of a Space; `output` appears whole or not at all, and replaces an earlier one.
 
     Args:
         model: checkpoint: the Hub name of a public model; or a folder, whose model is copied into the Space.
@@ -53,8 +53,11 @@ def write_space(model: str, output: str | Path, *, package: str | None = None) -
 
     Raises:
         FileNotFoundError: a folder without one of the files of a model.
+        FileExistsError: `output` holds something else than a Space.
     """
     output, folder = Path(output), Path(model)
+    if output.exists() and not (output / "app.py").is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"'{output}' exists and is no Space of an earlier run; give another folder.")
     local = folder.is_dir()
     for name in _MODEL_FILES if local else ():
         if not (folder / name).is_file():

@@ -24,7 +24,7 @@ from .looking import Photograph, Thumbnails, look
 from .near import near_groups, unit, usual_distance
 from .sheet import write_sheet
 from .sidecars import Outcome, write_sidecars
-from .stars import check_cuts, give_stars
+from .stars import check_cuts, give_stars, no_percentiles
 
 SHEET, TABLE, RESULTS = "contact_sheet.html", "photographs.csv", "results.json"
 RAW_EXTENSIONS = (
@@ -59,6 +59,8 @@ def cull_command(namespace: argparse.Namespace) -> int:
         allow_truncated=namespace.allow_truncated,
         device=namespace.device,
     )
+    if namespace.stars_from == "model" and "percentile" not in _result_of_grey(engine):
+        raise no_percentiles()  # before hours of scoring
     output = Path(namespace.output or _default_output(namespace.images))
     output.mkdir(parents=True, exist_ok=True)
     thumbnails = Thumbnails(output)
@@ -82,6 +84,10 @@ def cull_command(namespace: argparse.Namespace) -> int:
     outcomes = _sidecars(photographs, namespace) if namespace.xmp else []
     _write_results(output / RESULTS, photographs, outcomes, facts, source, shown)
     return _report(photographs, outcomes, output, source, bool(listing.closed))
+
+
+def _result_of_grey(engine: Engine) -> dict[str, Any]:
+    return engine.score(engine.prepare(np.full((64, 64, 3), 128, np.uint8))[None])[0]
 
 
 def group(photographs: Sequence[Photograph], engine: Engine) -> None:

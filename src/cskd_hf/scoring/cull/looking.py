@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ class _Looking:
     def __post_init__(self) -> None:
         self.preparation = self.engine.preparation
         self.score = self.engine.score
+        self.beside = getattr(self.engine, "beside", nullcontext)
 
     def prepare(self, source: Path) -> np.ndarray:
         """As in `Engine`; a picture that is decoded already passes the door once more unchanged."""

@@ -28,6 +28,13 @@ def check_cuts(cuts: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(cut) for cut in cuts)
 
 
+def no_percentiles() -> ScoringError:
+    """Of a model whose percentiles are asked for."""
+    return ScoringError(
+        "--stars-from model: this model has no percentiles; `cskd-hf calibrate` gives it some, or take `folder`."
+    )
+
+
 def give_stars(
     photographs: Sequence[Photograph], *, source: str = "auto", cuts: Sequence[float] = DEFAULT_CUTS
 ) -> str:
@@ -48,9 +55,7 @@ def give_stars(
     scored = [photograph for photograph in photographs if photograph.score is not None]
     calibrated = bool(scored) and all("percentile" in photograph.result for photograph in scored)
     if source == "model" and scored and not calibrated:
-        raise ScoringError(
-            "--stars-from model: this model has no percentiles; `cskd-hf calibrate` gives it some, or take `folder`."
-        )
+        raise no_percentiles()
     chosen = "model" if calibrated and source != "folder" else "folder"
     if chosen == "model":
         percentiles = [photograph.result["percentile"] for photograph in scored]
