@@ -34,7 +34,7 @@ from transformers import AutoImageProcessor, ResNetConfig
 from cskd_hf.cli import main as cskd_hf
 from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.comparison import software_versions
-from cskd_hf.files import replaced_folder, write_json
+from cskd_hf.files import replaced_file, replaced_folder, write_json
 from cskd_hf.models.modeling_cskd import CSKDForImageAesthetics
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +65,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.data and not (args.reference and args.images and args.ratings):
         parser.error("give --data, or --reference, --images and --ratings")
+    if args.quick and args.install:
+        parser.error("a quick student is none to install")
     return args
 
 
@@ -84,11 +86,20 @@ class Build:
         return self.args.work.joinpath(*names)
 
     def stage(self, command: str, name: str, settings: dict[str, Any]) -> str:
-        """Run a training command, each in a process of its own, unless its results are there; returns its folder."""
-        folder = self.path(name)
-        if not (folder / "results.json").exists():
-            recipe = self.path(f"{name}.yaml")
-            recipe.write_text(yaml.safe_dump(settings | {"output_dir": str(folder), "quiet": True}), encoding="utf-8")
+        """Run a training command, each in a process of its own, unless its results are there; returns its folder.
+
+        Raises:
+            SystemExit: there are results of other settings.
+        """
+        folder, recipe = self.path(name), self.path(f"{name}.yaml")
+        settings = settings | {"output_dir": str(folder), "quiet": True}
+        if (folder / "results.json").exists():
+            if recipe.exists() and yaml.safe_load(recipe.read_text(encoding="utf-8")) != settings:
+                raise SystemExit(
+                    f"'{folder}' was made with other settings, see {recipe}; remove it or give another --work."
+                )
+        else:
+            recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
             own = ["--import", "leaky_mobilenet"] if self.args.data else []
             subprocess.run(
                 [sys.executable, "-m", "cskd_hf.cli", *own, command, "--recipe", str(recipe)],
@@ -168,7 +179,7 @@ class Build:
             rows = list(csv.DictReader(source))
         for row in rows:
             row["split"] = "train" if (fit, row["split"]) == ("final", "validation") else row["split"]
-        with open(path, "w", newline="", encoding="utf-8") as target:
+        with replaced_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as target:
             table = csv.DictWriter(target, rows[0])
             table.writeheader()
             table.writerows(rows)
@@ -189,13 +200,13 @@ class Build:
         """
         settings = {
             "encoder": self.aligned(), "teacher": [self.teacher(fit, seed)], "images": self.images,
-            "leaks": "off",  # those of the alignment, where copies of evaluation images were left out
+            "leaks": "off" if self.args.data else "drop",  # there are none in DATA, as the alignment has seen
             "crop_scale": [0.3, 1.0], "mixup": 0.4, "unrated_per_rated": 3.0, "distill_weight": 1.0,
             "distill_schedule": "ramp-up", "feature_weight": 1.0, "feature_loss": "cosine",
             # Another teacher's pooled feature need not be what the encoder was aligned with, as of CLIP.
-            "feature_start": "projector" if self.args.data else "new", "degraded_weight": 1.0, "max_steps": 300, "warmup_steps": 20,
-            "learning_rate": 1e-3, "head_learning_rate": 3e-4, "freeze_norm": True, "mixed_precision": "bf16",
-            "num_workers": 1,
+            "feature_start": "projector" if self.args.data else "new", "degraded_weight": 0.6, "max_steps": 200,
+            "warmup_steps": 20, "learning_rate": 3e-4, "head_learning_rate": 3e-4, "freeze_norm": True,
+            "mixed_precision": "bf16", "num_workers": 1,
         }  # fmt: skip
         settings |= self.rated(fit, seed) | changes
         if self.args.quick:
@@ -258,7 +269,8 @@ class Build:
 
 
 WITHOUT_TEACHER: dict[str, Any] = {
-    "teacher": [], "images": [], "leaks": "drop", "mixup": 0.0, "feature_weight": 0.0, "degraded_weight": 0.0,
+    "teacher": [], "images": [], "leaks": "drop", "mixup": 0.0, "feature_weight": 0.0, "feature_start": "new",
+    "degraded_weight": 0.0,
     "distill_schedule": "constant", "crop_scale": [1.0, 1.0], "batch_size": 32,
 }  # fmt: skip
 

@@ -307,3 +307,12 @@ def test_a_teacher_on_other_bins_is_named(make, teachers, aligned, tmp_path):
     shutil.copy(f"{aligned}/preprocessor_config.json", tmp_path / "other")
     with pytest.raises(SettingsError, match=r"other' rates on \[1.*3.*\], but the ratings are on \[1.*5.*\]"):
         distil(make("run", teacher=[teachers[0], str(tmp_path / "other")]))
+
+
+def test_degraded_copies_count_without_a_teacher_and_in_the_smallest_batch(make):
+    settings = make("degraded", teachers=0, images=[], degraded_weight=1.0, distill_schedule="constant", batch_size=2)
+    distil(settings)
+    lines = [json.loads(line) for line in (Path(settings.output_dir) / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "learning_rate" in line]
+    assert len(steps) == 6 and all(line["degraded"] > 0 for line in steps)
+    assert all(line["loss"] == pytest.approx(line["rated"] + line["degraded"], rel=1e-4) for line in steps)

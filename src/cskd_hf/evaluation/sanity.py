@@ -70,7 +70,7 @@ class Reaction:
         std: standard deviation of the change over the pictures.
         lower: share of pictures that scored lower.
         p: of the paired t-test that the mean does not fall; 1 where nothing changed.
-        passed: a spoiling change lowered the mean with p below 0.01; another one moved it by less than 0.1 of the scale.
+        passed: a spoiling change lowered the mean with p below 0.01; another one moved it by less than 0.1 of the scale, and single scores too, in the mean.
     """
 
     change: str
@@ -102,9 +102,9 @@ def reactions(
         rng = np.random.default_rng(seed)
         moved = np.asarray(score([change(picture, rng) for picture in pictures]), dtype=np.float64) - before
         p = float(stats.ttest_1samp(moved, 0, alternative="less").pvalue) if moved.any() else 1.0
-        fell, stayed = p < SIGNIFICANCE, abs(moved.mean()) < TOLERANCE * (scale[1] - scale[0])
+        fell, stayed = p < SIGNIFICANCE, np.abs(moved).mean() < TOLERANCE * (scale[1] - scale[0])
         found.append(Reaction(
-            name, float(moved.mean()), float(moved.std(ddof=1)), float((moved < 0).mean()), p,
+            name, float(moved.mean()), float(moved.std()), float((moved < 0).mean()), p,
             bool(fell if name in SPOILED else stayed),
         ))  # fmt: skip
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import time
@@ -177,8 +178,10 @@ def _choose(scorer: Scorer, float_file: Path, pixels: np.ndarray, quiet: bool) -
                     finally:
                         bar.update()
                 tried.append({"scheme": scheme.name, **asdict(agreement), "good": agreement.good})
-                if best is None or agreement.mean_difference < best[0]:
-                    best = agreement.mean_difference, scheme, graph
+                gap = agreement.mean_difference
+                rank = (not agreement.good, gap if math.isfinite(gap) else math.inf)
+                if best is None or rank < best[0]:
+                    best = rank, scheme, graph
             if any(entry.get("good") for entry in tried):
                 break
     if best is None:

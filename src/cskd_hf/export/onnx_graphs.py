@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -325,7 +326,8 @@ def check_graphs(scorer: Scorer, folder: Path, tolerance: float | None = TOLERAN
 
 
 def _gap(scorer: Scorer, pixels: torch.Tensor, session: onnxruntime.InferenceSession, given: dict) -> float:
-    """The largest difference of a score as a share of the scale."""
+    """The largest difference of a score as a share of the scale; infinite where there is none to take."""
     expected = scorer.model(pixels).score.numpy()
     score = session.run(["score"], given)[0]
-    return float(np.abs(score - expected).max()) / scorer.span if score.shape == expected.shape else float("inf")
+    gap = float(np.abs(score - expected).max()) / scorer.span if score.shape == expected.shape else math.inf
+    return gap if math.isfinite(gap) else math.inf

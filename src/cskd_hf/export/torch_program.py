@@ -93,7 +93,8 @@ def _check(scorer: Scorer, module: ScorerModule, pixels: torch.Tensor, dynamic: 
         sizes = [(height + 32, width), (height, width + 64), (2 * height, 2 * width)]
         batches += [torch.nn.functional.interpolate(pixels[:1], size=size) for size in sizes]
     number = module.names.index("score")
-    return max((program(batch)[number] - module(batch)[number]).abs().max().item() for batch in batches) / scorer.span
+    gaps = torch.stack([(program(batch)[number] - module(batch)[number]).abs().max() for batch in batches])
+    return gaps.max().item() / scorer.span  # torch's maximum keeps what is not a number, Python's may drop it
 
 
 class TorchProgram:

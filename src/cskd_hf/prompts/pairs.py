@@ -90,7 +90,7 @@ def prompts_from(content: Any) -> Prompts:
     if unknown := set(content) - {"attributes", "templates"}:
         raise PromptError(f"prompts have no {sorted(map(str, unknown))}; allowed: attributes, templates.")
     templates = content.get("templates") or ["{}"]
-    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    templates = tuple(templates) if isinstance(templates, (list, tuple)) else (templates,)
     if wrong := [entry for entry in templates if not isinstance(entry, str) or entry.count("{}") != 1]:
         raise PromptError(f"the template {wrong[0]!r} must be a text with one {{}}, e.g. 'a photo that is {{}}'.")
     pairs = tuple(_pair(name, sides) for name, sides in content["attributes"].items())

@@ -189,6 +189,8 @@ class FeatureSettings(AlignSettings):
     def check(self) -> None:
         if self.features == "live":
             raise SettingsError("features=live stores nothing; give --features FOLDER.")
+        if self.mixup:
+            raise SettingsError(f"mixup={self.mixup} shows pictures that no store can hold; leave it out.")
         if not self.features and not self.output_dir:
             raise SettingsError("give --features FOLDER, or --output-dir FOLDER to store in its folder 'features'.")
         self.features = self.features or f"{self.output_dir}/features"

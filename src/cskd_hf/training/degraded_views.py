@@ -27,7 +27,7 @@ _BLUR_SIDE, _NOISE, _QUALITY, _DARK, _BRIGHT = 1 / 40, 42.0, (30, 5), 0.8, 1.5
 def degraded_views(
     crops: torch.Tensor, seed: int, indices: Sequence[int], step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blur, noise, JPEG compression, under- or over-exposure: one of them for each crop, of a strength drawn by chance.
+    """Blur, noise, JPEG compression, under- or over-exposure: one of them for each crop, compression most often, of a strength drawn by chance.
 
     Args:
         crops: uint8 `(batch, 3, height, width)`.
@@ -96,4 +96,5 @@ def _overexposed(crop: torch.Tensor, strength: float, rng: np.random.Generator) 
     return crop * (1 + _BRIGHT * strength)
 
 
-_KINDS = (_blurred, _noisy, _compressed, _underexposed, _overexposed)
+# Compression is the hardest to see at the size of a model's input, so it comes twice as often.
+_KINDS = (_blurred, _noisy, _compressed, _compressed, _underexposed, _overexposed)

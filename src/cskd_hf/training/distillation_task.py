@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import ModelOutput
 
 from ..data.views import Preprocessing
 from ..evaluation.predict import RatedImages
@@ -103,12 +104,17 @@ class DistillationTask(RatingTask):
         settings = self.settings
         shown = {name: self._shown(name, stream) for name, stream in batch.items()}  # to the teacher
         seen = torch.cat([self._seen(name, batch[name], crops) for name, crops in shown.items()])  # rated first
+        images = len(seen)
+        if settings.degraded_weight:  # in the same forward, so that norms see one batch
+            rows, copies, strengths = self._copies(batch, seen)
+            seen = torch.cat([seen, copies])
         output = self.model(self.pixel_values(seen))
+        further, output = _rows(output, slice(images, None)), _rows(output, slice(images))
         by_name = self.rated_parts(output, batch)
         rated = {name: by_name.pop(name) for name in ("rated", "attributes") if name in by_name}
         by_set = {name: value.detach() for name, value in by_name.items() if name != "loss"}
         if settings.degraded_weight:
-            rated["degraded"] = self._degraded(output.score, batch, shown)
+            rated["degraded"] = self._degraded(output.score[rows], further.score, strengths)
         if settings.ranking_weight:
             rated["ranking"] = self._ranking(output.score[: len(batch[RATED]["means"])], batch[RATED]["means"])
         taught = self._taught(output, batch, shown) if self.teachers else {}
@@ -148,7 +154,8 @@ class DistillationTask(RatingTask):
         weights = {
             "rated": settings.rated_weight * factors["rated"],
             "attributes": settings.rated_weight * self.attribute_weight * factors["rated"],
-            "degraded": settings.degraded_weight,
+            # Before the teacher keeps the features in place, a push at the score would tear at them.
+            "degraded": settings.degraded_weight * factors["taught"],
             "ranking": settings.ranking_weight * factors["rated"],
             "distill": settings.distill_weight * factors["taught"],
             "feature": settings.feature_weight * factors["taught"],
@@ -189,17 +196,16 @@ class DistillationTask(RatingTask):
             weights=weights,
         )
 
-    def _degraded(self, scores: torch.Tensor, batch: Batch, shown: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Of worse copies of some images, to score below them."""
-        settings, values = self.settings, self.model.config.score_values
-        indices = [index for name in shown for index in batch[name]["index"].tolist()]
-        chosen = slice(self.step % _EVERY, None, _EVERY)
-        crops, strengths = degraded_views(
-            torch.cat(list(shown.values()))[chosen], settings.seed, indices[chosen], self.step
-        )
+    def _copies(self, batch: Batch, seen: torch.Tensor) -> tuple[slice, torch.Tensor, torch.Tensor]:
+        """Worse copies of some images: of which rows, the crops, and their strengths."""
+        indices = [index for stream in batch.values() for index in stream["index"].tolist()]
+        rows = slice(self.step % min(_EVERY, len(indices)), None, _EVERY)
+        return rows, *degraded_views(seen[rows], self.settings.seed, indices[rows], self.step)
+
+    def _degraded(self, scores: torch.Tensor, copies: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
+        values = self.model.config.score_values
         span = values[-1] - values[0]
-        degraded = self.model(self.pixel_values(crops)).score
-        return degradation_loss(scores[chosen] / span, degraded / span, strengths, settings.degraded_margin)
+        return degradation_loss(scores / span, copies / span, strengths, self.settings.degraded_margin)
 
     def _alignment(self, pooled: torch.Tensor, batch: Batch, shown: dict[str, torch.Tensor]) -> torch.Tensor:
         (reference,) = self.references
@@ -207,6 +213,11 @@ class DistillationTask(RatingTask):
             [batch[name][REFERENCE] if REFERENCE in batch[name] else reference(crops) for name, crops in shown.items()]
         )
         return CosineLoss()(self.model.projectors[self._aligned](pooled), embeds)
+
+
+def _rows(output: ModelOutput, rows: slice) -> ModelOutput:
+    """Of some images."""
+    return type(output)(**{name: value[rows] for name, value in output.items() if isinstance(value, torch.Tensor)})
 
 
 def _rated_images(batch: Batch) -> int:

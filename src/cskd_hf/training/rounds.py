@@ -80,6 +80,7 @@ def settings_of_round(settings: StudentSettings, number: int) -> StudentSettings
     if number > 1:
         last = str(folder / f"round-{number - 1}")
         changes["teacher"] = [last] + (settings.teacher if settings.round_teacher == "both" else [])
+        changes["feature_start"] = "new"  # the student's feature is not what its encoder was aligned with
         if not any(name.startswith(LAION) for name in changes["teacher"]):
             changes["teacher_clip"] = ""
         if settings.round_start == "student":

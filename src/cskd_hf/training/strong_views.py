@@ -1,6 +1,7 @@
 """What the student alone sees of an unrated image, and mixtures that teacher and student both see. Batched, on uint8 crops.
 
-Each image's chance is a function of (seed, image, step): a resumed run, and any number of processes, draw the same.
+Each image's chance is a function of (seed, image, step): a resumed run, and any number of processes, draw the same; but the
+other picture of a mixture is the next one of its micro-batch, which depends on how a batch is divided.
 
 FixMatch (arXiv 2001.07685) and UDA (arXiv 1904.12848) take it that a strong view keeps the label. Colour, sharpness and a
 covered part are themselves what aesthetics is about, so here this holds in part only: whether it helps is for a benchmark

@@ -85,7 +85,7 @@ def train_student(settings: StudentSettings, facts: dict[str, Any] | None = None
         start_head_from_teacher(model, preprocessing, teacher, data, streams[UNRATED])
     validation = data.validation_images(preprocessing, accelerator)
     task: RatingTask
-    if settings.has_teacher or reference is not None or settings.ranking_weight:
+    if settings.has_teacher or reference is not None or settings.ranking_weight or settings.degraded_weight:
         task = DistillationTask(model, preprocessing, teacher, settings, validation, reference, data)
     else:
         task = RatingTask(model, preprocessing, validation, settings.freeze_norm, data)
