@@ -175,6 +175,8 @@ class Build:
     def labels(self, fit: str) -> str:
         """OASIS under its own name; for the final fit its validation split is among the training images."""
         path = self.path("oasis_beauty.csv" if fit == "final" else f"oasis_beauty_{fit}.csv")
+        if path.is_file():
+            return str(path)
         with open(self.all_ratings, newline="", encoding="utf-8") as source:
             rows = list(csv.DictReader(source))
         for row in rows:
@@ -204,7 +206,8 @@ class Build:
             "crop_scale": [0.3, 1.0], "mixup": 0.4, "unrated_per_rated": 3.0, "distill_weight": 1.0,
             "distill_schedule": "ramp-up", "feature_weight": 1.0, "feature_loss": "cosine",
             # Another teacher's pooled feature need not be what the encoder was aligned with, as of CLIP.
-            "feature_start": "projector" if self.args.data else "new", "degraded_weight": 0.6, "max_steps": 200,
+            "feature_start": "projector" if self.args.data else "new", "degraded_weight": 0.3, "degraded_margin": 0.07,
+            "max_steps": 200,
             "warmup_steps": 20, "learning_rate": 3e-4, "head_learning_rate": 3e-4, "freeze_norm": True,
             "mixed_precision": "bf16", "num_workers": 1,
         }  # fmt: skip
