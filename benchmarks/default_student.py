@@ -32,7 +32,7 @@ from cskd_hf import default_student_path  # noqa: E402
 from cskd_hf.data.ratings import load_ratings, score_values_of, select_split  # noqa: E402
 from cskd_hf.data.views import Preprocessing  # noqa: E402
 from cskd_hf.evaluation.comparison import paired_table, summary_table, write_results  # noqa: E402
-from cskd_hf.evaluation.complexity import count_macs, count_parameters  # noqa: E402
+from cskd_hf.evaluation.complexity import count_macs, count_parameters, on_meta  # noqa: E402
 from cskd_hf.evaluation.evaluate import EvaluationSettings, evaluate  # noqa: E402
 from cskd_hf.evaluation.predict import RatedImages, load_scorer, pooled_features  # noqa: E402
 from cskd_hf.evaluation.sanity import reaction_rows, reactions  # noqa: E402
@@ -141,7 +141,7 @@ def costs(folder: str) -> dict[str, Any]:
     return {
         "side": preprocessing.size[0],
         "parameters": count_parameters(model),
-        "macs": count_macs(model, preprocessing.size),
+        "macs": count_macs(on_meta(model.config), preprocessing.size),
         "weights_bytes": (Path(folder) / "model.safetensors").stat().st_size,
         **{f"ms_{cores}_cores": round(statistics.median(taken), 2) for cores, taken in times.items()},
     }

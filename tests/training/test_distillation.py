@@ -310,7 +310,8 @@ def test_a_teacher_on_other_bins_is_named(make, teachers, aligned, tmp_path):
 
 
 def test_degraded_copies_count_without_a_teacher_and_in_the_smallest_batch(make):
-    settings = make("degraded", teachers=0, images=[], degraded_weight=1.0, distill_schedule="constant", batch_size=2)
+    settings = make("degraded", teachers=0, images=[], degraded_weight=1.0, degraded_margin=1.0,
+                    distill_schedule="constant", batch_size=2)  # fmt: skip
     distil(settings)
     lines = [json.loads(line) for line in (Path(settings.output_dir) / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "learning_rate" in line]
