@@ -39,6 +39,7 @@ from cskd_hf.models.image_loading_cskd import load_image
 SETS = {"large": (300, (4000, 3000)), "small": (2000, (640, 480)), "huge": (100, (8660, 5773))}
 QUICK_SETS = {"large": (4, (1600, 1200)), "small": (20, (320, 240)), "huge": (3, (2000, 1500))}
 HUGE_FILES = 5  # different ones; the others are further names of these
+PARTS_IMAGES = 48
 CLIP_IMAGES = {"ViT-B/32": 60, "ViT-L/14": 12}
 BATCH = 16
 FLAT = 1e-3  # spread of the student's scores, as a share of the scale, below which they are all the same
@@ -155,16 +156,33 @@ def run_way(
     }  # fmt: skip
     if way.get("engine") in ("onnx", "int8"):
         task["device"] = None
-    (work / "task.json").write_text(json.dumps(task))
-    script = Path(__file__).with_name("scoring_speed_way.py")
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, str(script), str(work / "task.json")], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name_of(way)} failed:\n{done.stderr[-2000:]}")
-    result = json.loads((work / "result.json").read_text())
+    result = run_task(task, name_of(way), work)
     if way["kind"] == "command":
         result["seconds"] = time.perf_counter() - started  # Python's start and all
     return result | {"files": files}
+
+
+def run_task(task: dict[str, Any], name: str, work: Path) -> dict[str, Any]:
+    """What scoring_speed_way.py writes for a task."""
+    (work / "task.json").write_text(json.dumps(task))
+    script = Path(__file__).with_name("scoring_speed_way.py")
+    done = subprocess.run([sys.executable, str(script), str(work / "task.json")], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-2000:]}")
+    return json.loads((work / "result.json").read_text())
+
+
+def parts_of(name: str, files: list[str], student: str, work: Path) -> list[dict[str, Any]]:
+    """Where the time of one picture goes: rows of milliseconds, decoded whole and reduced."""
+    rows = []
+    for reduced in (False, True):
+        task = {
+            "kind": "parts", "files": files[:PARTS_IMAGES], "student": student, "batch_size": BATCH, "reduced": reduced,
+            "threads": 1, "result": str(work / "result.json"),
+        }  # fmt: skip
+        rows.append({"set": name, "reduced": reduced, "milliseconds": run_task(task, "parts", work)})
+    return rows
 
 
 def measure(name: str, files: list[str], places: dict[str, str], work: Path, args: argparse.Namespace) -> list[dict[str, Any]]:  # fmt: skip
@@ -301,11 +319,12 @@ def main() -> None:
         files = {name: make_set(work / f"{kind}{name}", sources, *sets[name]) for name in sets if name in args.only or name == "small"}  # fmt: skip
         places = exported(args.student, work, files["small"])
         rows = [row for name in args.only for row in measure(name, files[name], places, work, args)]
+        parts = [row for name in args.only for row in parts_of(name, files[name], places["torch"], work)]
     megabytes = {name: math.fsum(os.path.getsize(p) for p in paths) / len(paths) / 1e6 for name, paths in files.items() if args.work}  # fmt: skip
     goals = goals_of(rows)
     command = shlex.join(["python", *(Path(part).name if Path(part).is_absolute() else part for part in sys.argv)])
     write_results(
-        args.output, rows, seconds=time.perf_counter() - started, command=command, goals=goals, caveats=CAVEATS,
+        args.output, rows, seconds=time.perf_counter() - started, command=command, goals=goals, caveats=CAVEATS, parts=parts,
         megabytes_a_file=megabytes, cores=args.cores, threads=args.threads,
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     )  # fmt: skip
@@ -314,6 +333,10 @@ def main() -> None:
         print(
             f"\n{name}: {count} files of {size[0]} x {size[1]} pixels\n{table([r for r in rows if r['set'] == name])}"
         )
+    print("\nmilliseconds of one picture in one thread, by step (`processor`: the plain loop's `prepare`)")
+    for row in parts:
+        steps = ", ".join(f"{step} {milliseconds:.1f}" for step, milliseconds in row["milliseconds"].items())
+        print(f"{row['set']}, {'reduced' if row['reduced'] else 'whole'}: {steps}")
     print()
     for goal in goals:
         sign = ">=" if goal["at_least"] else "<="

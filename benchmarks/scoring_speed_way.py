@@ -3,12 +3,14 @@
     python benchmarks/scoring_speed_way.py TASK.json
 
 TASK.json holds `kind` and its options, `files`, `student` and `result`, the file to write: `seconds`, `images`, `peak_mb`
-and, of the student, `scores`. Loading, and one pass over two files, are not timed.
+and, of the student, `scores`. Loading, and one pass over two files, are not timed. The kind `parts` writes where the time
+of one picture goes instead.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -132,6 +135,34 @@ def command(task: dict[str, Any]) -> Score:
     return score
 
 
+def parts(task: dict[str, Any]) -> dict[str, float]:
+    """Median milliseconds of what is done with one picture, step by step in one thread; `processor` is what the plain loop
+    does in place of `prepare`, and `forward` is of a batch, a picture."""
+    from cskd_hf.models.image_loading_cskd import load_image
+    from cskd_hf.scoring.engine import load_engine
+
+    torch.set_num_threads(1)
+    engine = load_engine(task["student"], reduced_decoding=task["reduced"], device="cpu")
+    preparation = engine.preparation
+    spent: dict[str, list[float]] = {"decode": [], "prepare": [], "processor": [], "forward": []}
+
+    def timed(name: str, call: Callable[..., Any], *arguments: Any, share: int = 1, **options: Any) -> Any:
+        started = time.perf_counter()
+        result = call(*arguments, **options)
+        spent[name].append(1000 * (time.perf_counter() - started) / share)
+        return result
+
+    batch: list[Any] = []
+    for file in task["files"]:
+        image = timed("decode", load_image, file, target_size=preparation.target_size)
+        batch.append(timed("prepare", preparation.prepared, image))
+        timed("processor", preparation.processor, images=image, return_tensors="pt")
+        if len(batch) == task["batch_size"]:
+            timed("forward", engine.score, np.stack(batch), share=len(batch))
+            batch.clear()
+    return {name: statistics.median(values) for name, values in spent.items() if values}
+
+
 KINDS = {
     "loop": plain_loop,
     "clip": clip_loop,
@@ -157,6 +188,9 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(task["threads"])
     files = task["files"]
+    if task["kind"] == "parts":
+        Path(task["result"]).write_text(json.dumps(parts(task)))
+        return
     score = KINDS[task["kind"]](task)
     if task["kind"] != "command":
         score(files[:2])

@@ -75,6 +75,20 @@ def test_result_shares_nothing_with_the_source():
     np.testing.assert_array_equal(array, pixels(gradient()))
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "BMP", "MPO"])
+def test_result_is_a_plain_picture_that_no_longer_needs_its_file(image_format, tmp_path):
+    path = tmp_path / "picture"
+    tags = Image.Exif()
+    tags[0x0112] = 1
+    gradient().save(path, image_format, exif=tags, dpi=(72, 72))
+    image = load_image(path)
+    path.unlink()
+    assert type(image) is Image.Image and image.format is None
+    assert not image.info and not image.getexif()
+    image.paste((1, 2, 3), (0, 0, 48, 32))
+    assert (pixels(image) == (1, 2, 3)).all()
+
+
 def test_grey_and_alpha_arrays():
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for source in (grey, grey[:, :, None]):
@@ -171,7 +185,7 @@ def test_own_limit_replaces_that_of_pillow(monkeypatch):
 
 
 def test_memory_that_does_not_suffice(monkeypatch):
-    def refuse(*args):
+    def refuse(*args, **options):
         raise MemoryError
 
     monkeypatch.setattr(image_loading_cskd, "upright_srgb", refuse)

@@ -39,13 +39,14 @@ def raw_mode(image: Image.Image) -> str | None:
     return arguments if isinstance(arguments, str) else None
 
 
-def upright_srgb(image: Image.Image, name: str, raw: str | None = None) -> Image.Image:
+def upright_srgb(image: Image.Image, name: str, raw: str | None = None, *, owned: bool = False) -> Image.Image:
     """A new upright picture of mode RGB, opaque, in sRGB.
 
     Args:
         image: a loaded picture of any mode; it is not modified.
         name: for errors.
         raw: its `raw_mode`, from before it was loaded.
+        owned: nobody else has the picture, so the new one may take over its pixels.
 
     Raises:
         ImageLoadError: its values have no known range.
@@ -60,6 +61,9 @@ def upright_srgb(image: Image.Image, name: str, raw: str | None = None) -> Image
         colours = white
     if orientation in _UPRIGHT:
         colours = colours.transpose(_UPRIGHT[orientation])
+    if colours is image:
+        # `_new` is `copy` less the copying, which for a large photograph takes half as long as decoding it.
+        colours = image._new(image.im) if owned else image.copy()
     colours.info = {}  # a leftover orientation tag would turn the picture once more in other libraries
     return colours
 
@@ -142,7 +146,7 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to mode RGB through the embedded ICC profile, or by Pillow's plain conversion where there is none."""
+    """Mode RGB through the embedded ICC profile, or by Pillow's plain conversion; the picture itself where it is that."""
     if image.mode == "LAB":  # the only mode that Pillow cannot convert by itself
         return ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -151,10 +155,11 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             mode = _profile_mode(image.mode, profile)
             if mode is not None and not (mode == "RGB" and _is_srgb(profile)):
-                return ImageCms.applyTransform(image.convert(mode), _transform(profile, mode))
+                fitting = image if image.mode == mode else image.convert(mode)
+                return ImageCms.applyTransform(fitting, _transform(profile, mode))
         except Exception:  # a broken profile: the plain conversion is what viewers show
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _profile_mode(image_mode: str, profile: bytes) -> str | None:

@@ -197,7 +197,7 @@ def _decode_file(
     else:
         image.load()
     _check_pixels(image, name, max_pixels)  # an icon or a GIF can turn out larger than its header says
-    return upright_srgb(image, name, raw)
+    return upright_srgb(image, name, raw, owned=True)
 
 
 def _load_what_is_there(image: Image.Image, name: str) -> None:
