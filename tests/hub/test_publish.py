@@ -26,7 +26,7 @@ from published import LICENSES, trained_and_measured
 WITH_CODE = {
     "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "results.json", "handler.py",
     "requirements.txt", "calibration_cskd.py", "configuration_cskd.py", "encoders_cskd.py", "image_colours_cskd.py",
-    "image_loading_cskd.py", "image_preparation_cskd.py", "image_sources_cskd.py", "modeling_cskd.py",
+    "image_loading_cskd.py", "image_preparation_cskd.py", "image_shortcut_cskd.py", "image_sources_cskd.py", "modeling_cskd.py",
     "module_cskd.py", "pipeline_cskd.py", "pipeline_inputs_cskd.py", "prompts_cskd.py",
 }  # fmt: skip
 KNOWN = {"license": "apache-2.0", "data_licenses": {"ratings": "CC0-1.0"}, "repo_id": "org/tiny"}
@@ -168,7 +168,7 @@ def change_weights(folder: Path) -> None:
 
 def change_code(folder: Path) -> None:
     code = (folder / "pipeline_cskd.py").read_text()
-    changed = code.replace("images=image, return_tensors", "images=image.rotate(180), return_tensors")
+    changed = code.replace("prepared_pixels(image, ", "prepared_pixels(image.rotate(180), ")
     assert changed != code
     (folder / "pipeline_cskd.py").write_text(changed)
 

@@ -375,6 +375,7 @@ def test_files_stand_alone(tmp_path):
         "image_sources_cskd.py",
         "image_colours_cskd.py",
         "image_preparation_cskd.py",
+        "image_shortcut_cskd.py",
     ):
         shutil.copyfile(Path(image_loading_cskd.__file__).with_name(name), folder / name)
     code = (

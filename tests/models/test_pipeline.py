@@ -77,6 +77,23 @@ def scores(results: list[dict]) -> list[float]:
     return [result["score"] for result in results]
 
 
+def test_another_image_processor_between_two_calls(checkpoint: str, images: list[Image.Image]):
+    """What was found out of the image processor to be fast holds for that one only."""
+    rate = pipeline("image-aesthetics", model=checkpoint)
+    first = rate(images[0])["score"]
+    for change in (
+        lambda processor: setattr(processor, "size", {"height": 64, "width": 48}),
+        lambda processor: setattr(processor, "image_mean", [0.1, 0.2, 0.3]),
+    ):
+        change(rate.image_processor)
+        pixels = rate.image_processor(images=images[0], return_tensors="pt")["pixel_values"]
+        assert torch.equal(rate.preprocess(images[0])["pixel_values"], pixels)
+    changed = rate(images[0])["score"]
+    assert changed != first
+    rate.image_processor = AutoImageProcessor.from_pretrained(checkpoint)
+    assert rate(images[0])["score"] == first
+
+
 def test_result(rate: ImageAestheticsPipeline, images: list[Image.Image]):
     assert isinstance(rate, ImageAestheticsPipeline)
     result = rate(images[0])

@@ -17,6 +17,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from conftest import draw_photograph
 from cskd_hf import ImageAestheticsPipeline, ImageLoadError, load_image
+from cskd_hf.models import pipeline_cskd
 from cskd_hf.models.image_preparation_cskd import resize_side, within_reach
 from image_files import encode, gradient
 from tiny_scorers import save_scorer
@@ -311,13 +312,13 @@ def test_top_attributes_are_the_highest_on_their_scales(rate, pictures, tmp_path
 
 def test_reduced_decoding(rate, monkeypatch):
     sizes = []
-    original = rate.image_processor.preprocess
+    original = pipeline_cskd.prepared_pixels
 
-    def seen(images, *args, **kwargs):
-        sizes.append(images.size)
-        return original(images, *args, **kwargs)
+    def seen(image, *args):
+        sizes.append(image.size)
+        return original(image, *args)
 
-    monkeypatch.setattr(rate.image_processor, "preprocess", seen)
+    monkeypatch.setattr(pipeline_cskd, "prepared_pixels", seen)
     data = encode(gradient(800, 640), "JPEG", quality=95)
     full, reduced = rate(data), rate(data, reduced_decoding=True)
     assert sizes == [(800, 640), (100, 80)]  # the model sees 32 x 32

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..models.image_shortcut_cskd import all_levels, crop_of, size_of
+
 OPSET = 20
 IMAGE, PIXELS = "image", "pixel_values"
 _MODES = {0: "nearest", 2: "linear", 3: "cubic"}
@@ -52,8 +54,7 @@ def plan_of(processor: Any) -> ImagePlan:
         UnfitProcessor: it does something that the graph cannot.
     """
     kind = type(processor).__name__
-    size = _named(getattr(processor, "size", None)) if getattr(processor, "do_resize", False) else {}
-    crop = _named(getattr(processor, "crop_size", None)) if getattr(processor, "do_center_crop", False) else {}
+    size, crop = size_of(processor), crop_of(processor)
     if size and size.keys() not in ({"height", "width"}, {"shortest_edge"}):
         raise UnfitProcessor(f"{kind} resizes to {size}; only a height and width, or a shortest_edge, can be")
     target = _target(size)
@@ -88,16 +89,9 @@ def _target(size: dict[str, int]) -> tuple[int, int] | int | None:
     return size["shortest_edge"] if "shortest_edge" in size else (size["height"], size["width"])
 
 
-def _named(size: Any) -> dict[str, int]:
-    return {key: int(value) for key, value in dict(size or {}).items() if value is not None}
-
-
 def _affine(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factor and offset of each channel, from what the processor makes of a picture with all levels."""
-    levels = np.arange(_LEVELS, dtype=np.uint8).reshape(16, 16)
-    table = processed(
-        processor, Image.fromarray(np.stack([levels] * 3, axis=-1)), do_resize=False, do_center_crop=False
-    )
+    table = processed(processor, all_levels(), do_resize=False, do_center_crop=False)
     values = table.reshape(3, -1).astype(np.float64)
     if values.shape != (3, _LEVELS):
         raise UnfitProcessor(f"{type(processor).__name__} cannot be told to leave out its resizing")

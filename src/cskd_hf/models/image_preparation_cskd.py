@@ -1,6 +1,6 @@
-"""Between the image door and an image processor: the scale to decode at, and pictures of extreme shape.
+"""From the image door to the pixels that a model gets: the scale to decode at, pictures of extreme shape, the image processor.
 
-The file is shipped to the Hub beside the model, so it imports the standard library, Pillow and its neighbours only.
+The file is shipped to the Hub beside the model, so it imports the standard library, numpy, Pillow and its neighbours only.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from .image_shortcut_cskd import Shortcut, crop_of, processed, size_of
 from .image_sources_cskd import ImageLoadError
 
 MAX_RATIO = 100
@@ -26,7 +28,7 @@ def resize_side(processor: Any) -> int | None:
     Args:
         processor: image processor of transformers.
     """
-    size = _named(processor, "size") if getattr(processor, "do_resize", False) else {}
+    size = size_of(processor)
     if size.get("shortest_edge"):
         return math.ceil(size["shortest_edge"] / (getattr(processor, "crop_pct", None) or 1))
     return max((int(side) for side in size.values()), default=None)
@@ -48,11 +50,11 @@ def within_reach(image: Image.Image, processor: Any, name: str) -> Image.Image:
         ImageLoadError: the processor crops nothing, and the picture would become too large.
     """
     short, long = sorted(image.size)
-    size = _named(processor, "size") if getattr(processor, "do_resize", False) else {}
+    size = size_of(processor)
     if long <= MAX_RATIO * short or not size.get("shortest_edge"):
         return image
     target = int(size["shortest_edge"])
-    crop = _named(processor, "crop_size") if getattr(processor, "do_center_crop", False) else {}
+    crop = crop_of(processor)
     if crop:
         kept = math.ceil(short * _MARGIN * max(1, max(crop.values()) / target))
         kept += (long - kept) % 2  # so that the middle stays where it is
@@ -68,6 +70,24 @@ def within_reach(image: Image.Image, processor: Any, name: str) -> Image.Image:
     return image
 
 
-def _named(processor: Any, attribute: str) -> dict[str, Any]:
-    """The parts of a size that are given, of a dict or a `SizeDict`."""
-    return {key: value for key, value in dict(getattr(processor, attribute, None) or {}).items() if value}
+def prepared_pixels(image: Image.Image, processor: Any, shortcut: Shortcut | None, name: str) -> np.ndarray:
+    """What the processor makes of a picture, by the shortcut where there is one: float32 `(3, height, width)`.
+
+    Args:
+        image: upright RGB picture.
+        processor: image processor of transformers.
+        shortcut: `Shortcut.of(processor)`.
+        name: of the picture, for errors.
+
+    Raises:
+        ImageLoadError: the processor cannot take a picture of its shape.
+    """
+    image = within_reach(image, processor, name)
+    pixels = shortcut(image) if shortcut else None
+    if pixels is not None:
+        return pixels
+    try:
+        return processed(processor, image)
+    except Exception as error:  # one picture of a shape that a processor cannot take must not end a run over many
+        reason = f"the image processor cannot prepare it ({type(error).__name__}: {str(error)[:200]})"
+        raise ImageLoadError(name, reason) from error

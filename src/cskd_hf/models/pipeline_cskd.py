@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 from .calibration_cskd import calibrated_score, percentile
 from .image_loading_cskd import ImageLoadError, load_image
-from .image_preparation_cskd import resize_side, within_reach
+from .image_preparation_cskd import prepared_pixels, resize_side
+from .image_shortcut_cskd import Shortcut
 from .image_sources_cskd import describe_source
 from .pipeline_inputs_cskd import PreparedItems, PreparedStream, Results, grouped, many_or_one
 
@@ -45,6 +46,7 @@ class ImageAestheticsPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._known_shortcut: tuple[Any, Shortcut | None] = (None, None)
         if not hasattr(self.model.config, "score_values"):
             raise ValueError(
                 f"{type(self.model).__name__} has no score_values, so it is no image-aesthetics model; "
@@ -148,13 +150,16 @@ class ImageAestheticsPipeline(Pipeline):
             return {"error": error.reason, "source": error.source}
 
     def _prepared(self, source: Any, target_size: int | None, reading: dict[str, Any]) -> Mapping[str, torch.Tensor]:
-        name = describe_source(source)
-        image = within_reach(load_image(source, target_size=target_size, **reading), self.image_processor, name)
-        try:
-            return self.image_processor(images=image, return_tensors="pt").to(self.model.dtype)
-        except Exception as error:  # one image of a shape that a processor cannot take must not end a run over many
-            reason = f"the image processor cannot prepare it ({type(error).__name__}: {str(error)[:200]})"
-            raise ImageLoadError(name, reason) from error
+        image = load_image(source, target_size=target_size, **reading)
+        pixels = prepared_pixels(image, self.image_processor, self._shortcut(), describe_source(source))
+        return {"pixel_values": torch.from_numpy(pixels)[None].to(self.model.dtype)}
+
+    def _shortcut(self) -> Shortcut | None:
+        """The shortcut of the image processor as it is now: between two calls it may be set, or be given another size."""
+        settings = (id(self.image_processor), repr(self.image_processor.to_dict()))
+        if self._known_shortcut[0] != settings:
+            self._known_shortcut = settings, Shortcut.of(self.image_processor)
+        return self._known_shortcut[1]
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.model(**model_inputs)
