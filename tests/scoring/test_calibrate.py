@@ -106,7 +106,12 @@ def test_without_a_calibration_nothing_is_claimed(checkpoint, photographs, capsy
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [([], "no reference set"), (["--ratings", "none.csv"], "none.csv"), (["nowhere"], "nowhere")],
+    [
+        ([], "no reference set"),
+        (["--ratings", "none.csv"], "none.csv"),
+        (["nowhere"], "nowhere"),
+        (["nowhere", "--split", "test"], "--split and --image-dir are of --ratings"),
+    ],
 )
 def test_command_refuses(checkpoint, arguments, said, capsys):
     before = (checkpoint / "config.json").read_bytes()

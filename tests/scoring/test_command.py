@@ -155,6 +155,38 @@ def test_command_does_not_mix_models_or_settings(
     )
 
 
+@pytest.mark.parametrize("options", [[], ["--restart"]])
+def test_command_refuses_an_output_that_several_processes_write_to(
+    model: str, album: Path, options: list[str], capsys: pytest.CaptureFixture
+):
+    """These have closed the common ledger, and each holds a part."""
+    common = ledger_path(album.parent / "scores.csv")
+    with Ledger(common) as ledger:
+        ledger.list_files([str(album / "0.png")])
+        ledger.close(keep_empty=True)
+    before = common.read_bytes()
+    with Ledger(f"{common}-1") as part:
+        code, _, err = run(capsys, "--model", model, album, "--output", album.parent / "scores.csv", *options)
+        assert code == 2 and "scores.csv.ledger-1' is in use" in err and common.read_bytes() == before
+        part.accept({})  # it is there still
+
+
+def test_command_names_a_damaged_checkpoint(model: str, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(model, tmp_path / "half")
+    weights = tmp_path / "half" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, err = run(capsys, "--model", tmp_path / "half", album)
+    assert code == 2 and "half' cannot score images" in err and "Traceback" not in err
+
+
+def test_a_device_for_all_processes_is_refused(
+    model: str, album: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(capsys, "--model", model, album, "--output", "scores.csv", "--device", "cuda:1")
+    assert code == 2 and "each of the processes takes a device of its own" in err
+
+
 def test_command_refuses_a_second_run_into_one_output(model: str, album: Path, capsys: pytest.CaptureFixture):
     output = album.parent / "scores.csv"
     with Ledger(ledger_path(output)):
@@ -204,6 +236,12 @@ def test_command_without_one_readable_image(model: str, album: Path, capsys: pyt
 def test_command_names_a_missing_path_without_a_traceback(model: str, album: Path, capsys: pytest.CaptureFixture):
     code, _, err = run(capsys, "--model", model, album / "nowhere")
     assert code == 2 and "nowhere' does not exist" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["score", "cull"])
+def test_a_device_for_an_exported_graph_is_refused(command: str, album: Path, capsys: pytest.CaptureFixture):
+    assert main([command, "--model", "model.onnx", str(album), "--device", "cuda:0"]) == 2
+    assert "--device cuda:0 is for a checkpoint; 'model.onnx' is an exported graph" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such file names")

@@ -37,7 +37,7 @@ def facts(pictures: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
 
 def grouped(pictures: list[Image.Image], usual: float = 1.0) -> list[int]:
     hashes, embeds = facts(pictures)
-    return near.near_groups(hashes, np.ones(len(pictures), dtype=bool), embeds, usual).tolist()
+    return near.near_groups(hashes, embeds, usual).tolist()
 
 
 @pytest.mark.parametrize("exact", [near.EXACT_UP_TO, 1], ids=["all pairs", "sorted tables"])
@@ -55,10 +55,8 @@ def test_copies_are_a_group_and_others_are_not(
 
 def test_the_embedding_must_confirm(pictures: list[Image.Image]):
     hashes, embeds = facts([pictures[0], COPIES[0](pictures[0])])
-    both = np.ones(2, dtype=bool)
-    assert near.near_groups(hashes, both, embeds, 1.0).tolist() == [1, 1]
-    assert near.near_groups(hashes, both, np.eye(2, dtype=np.float32), 0.5).tolist() == [0, 0]
-    assert near.near_groups(hashes, np.array([True, False]), embeds, 1.0).tolist() == [0, 0]
+    assert near.near_groups(hashes, embeds, 1.0).tolist() == [1, 1]
+    assert near.near_groups(hashes, np.eye(2, dtype=np.float32), 0.5).tolist() == [0, 0]
 
 
 def test_shots_of_a_burst_may_differ_more_than_photographs_far_apart():
@@ -69,7 +67,7 @@ def test_shots_of_a_burst_may_differ_more_than_photographs_far_apart():
         bits = np.arange(256)
         flips = np.packbits((bits >= first) & (bits < first + 100)).view(np.uint64)
         hashes[place], embeds[place] = hashes[4] ^ flips, near.unit(embeds[4:5] + 0.01)[0]
-    groups = near.near_groups(hashes, np.ones(40, dtype=bool), embeds, 1.0)
+    groups = near.near_groups(hashes, embeds, 1.0)
     assert groups[4] == groups[5] == 1 and (np.delete(groups, [4, 5]) == 0).all()
 
 
@@ -77,8 +75,8 @@ def test_a_long_series_of_small_steps_is_several_groups():
     angles = np.linspace(0, np.pi, 40)
     embeds = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     hashes = np.stack([np.packbits(np.arange(256) < 6 * step).view(np.uint64) for step in range(40)])
-    groups = near.near_groups(hashes, np.ones(40, dtype=bool), embeds, 1.0)
-    steps = near.near_groups(hashes[:3], np.ones(3, dtype=bool), embeds[:3], 1.0)
+    groups = near.near_groups(hashes, embeds, 1.0)
+    steps = near.near_groups(hashes[:3], embeds[:3], 1.0)
     assert steps.tolist() == [1, 1, 1]
     assert 2 <= groups.max() < 20 and np.bincount(groups).max() < 20
 
@@ -86,7 +84,7 @@ def test_a_long_series_of_small_steps_is_several_groups():
 def test_the_comparisons_grow_with_the_number_of_photographs():
     total = 5000
     hashes = np.random.default_rng(0).integers(0, 2**63, (total, 4), dtype=np.uint64)
-    pairs = sum(len(one) for one, _ in near.candidate_pairs(hashes, np.arange(total)))
+    pairs = sum(len(one) for one, _ in near.candidate_pairs(hashes))
     assert pairs <= total * near.NEIGHBOURS * (near.TABLES + 1) < total * (total - 1) / 2
 
 
@@ -98,7 +96,7 @@ def test_the_tables_find_what_differs_in_few_bits():
         bits[rng.choice(256, 30, replace=False)] = True
         hashes[3999 - place] = hashes[place] ^ np.packbits(bits).view(np.uint64)
     found = set()
-    for one, other in near.candidate_pairs(hashes, np.arange(4000)):
+    for one, other in near.candidate_pairs(hashes):
         found.update(one[one + other == 3999].tolist())
     assert len(found) > 980
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -65,6 +66,14 @@ def test_a_rating_inside_the_photograph_is_kept(tmp_path: Path):
     assert embedded_fields(str(path)) == {"Rating": "3"}
     assert write(path) == "kept" and not path.with_name("rated.jpg.xmp").exists()
     assert write(path, overwrite=True) == "written"
+
+
+def test_a_rating_behind_the_pixels_is_kept(tmp_path: Path):
+    path = tmp_path / "rated.webp"
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, lossless=True, xmp=new_packet({"Rating": "5"}))
+    assert path.read_bytes().index(b"x:xmpmeta") > 2**20
+    assert write(path) == "kept"
 
 
 def test_capital_letters_and_links(photograph: Path, tmp_path: Path):

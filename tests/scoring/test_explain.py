@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor, SiglipImageProcessor, ViTConfig
+from transformers import (
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    LevitImageProcessor,
+    SiglipImageProcessor,
+    ViTConfig,
+)
 
 from cskd_hf.cli import main
 from cskd_hf.models.image_loading_cskd import load_image
 from cskd_hf.scoring import explain as explain_module
-from cskd_hf.scoring.explain import emphasised, explain
+from cskd_hf.scoring.explain import _cell, emphasised, explain
 from cskd_hf.scoring.folder import load_pipeline
 from cskd_hf.scoring.preparation import seen_box
 from cskd_hf.scoring.saliency import placed_saliency, saliency_map, saliency_overlay
@@ -94,6 +100,9 @@ def test_what_the_model_sees(processor, size: tuple[int, int]):
 def test_an_unknown_processor_has_no_box():
     assert seen_box(SimpleNamespace(do_resize=True, size={"longest_edge": 9}), (9, 9)) is None
     assert seen_box(SimpleNamespace(do_resize=True, size={"shortest_edge": 9}, do_pad=True), (9, 9)) is None
+    # They crop, or resize to more than they say, within their own way of resizing.
+    assert seen_box(ConvNextImageProcessor(size={"shortest_edge": 32}), (90, 60)) is None
+    assert seen_box(LevitImageProcessor(), (90, 60)) is None
 
 
 def test_what_is_not_seen_is_dark():
@@ -120,6 +129,24 @@ def test_the_command(model: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert "http" not in page.replace("http-equiv", "") and page.count("data:image/jpeg") == 2
     assert f"{expected['attributes']['color']:.3g}" in page and "color" in page
     assert len(page.split('class="bar"')) == 1 + 5 + 1
+
+
+def test_its_own_overlays_are_no_photographs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    save_rotated(tmp_path / "side.jpg")
+    arguments = ["explain", "--model", model, str(tmp_path), "--output", str(tmp_path / "why"), "--samples", "1"]
+    for _ in range(2):
+        assert main([*arguments, "--device", "cpu", "--quiet"]) == 0
+        assert capsys.readouterr().out.startswith("1 explained")
+
+
+def test_a_prompt_with_the_name_of_an_attribute_has_its_own_scale():
+    result = {"attributes": {"color": 4.0, "light": 2.0}, "prompt_attributes": {"color": 0.5, "sharp": 0.25}}
+    result |= {"score": 3.0, "score_std": 1.0, "scale": [1, 5], "distribution": {"1": 1.0}, "seen": None}
+    picture = Image.new("RGB", (8, 8))
+    cell = _cell("a.jpg", result, picture, picture, {"color": (1, 5), "light": (1, 5)})
+    assert cell["attributes"] == {
+        "color": ("4", 75), "light": ("2", 25), "color (prompt)": ("0.5", 50), "sharp": ("0.25", 25)
+    }  # fmt: skip
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):

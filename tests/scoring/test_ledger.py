@@ -94,6 +94,17 @@ def test_parts_of_other_settings_are_refused(tmp_path: Path):
         assert (tmp_path / "other").exists()
 
 
+def test_an_error_of_the_disk_is_no_error_of_sqlite(tmp_path: Path):
+    with Ledger(tmp_path / "ledger") as ledger:
+        ledger.list_files("ab")
+        ledger.write([scored("a", 1.0)])
+        pages = ledger._base.execute("PRAGMA page_count").fetchone()[0]
+        ledger._base.execute(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(OSError, match=r"cannot write to '.*ledger': .*full"):
+            ledger.list_files(f"{number:0900}" for number in range(100))
+        assert list(ledger.results()) == [{"path": "a", "score": 1.0}]
+
+
 def test_a_ledger_without_results_is_not_left_behind(tmp_path: Path):
     with Ledger(tmp_path / "ledger") as ledger:
         ledger.list_files("a")

@@ -93,6 +93,14 @@ def test_folders_that_are_closed_are_named(folder: Path, monkeypatch: pytest.Mon
 def test_a_place_that_does_not_exist(folder: Path):
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         Listing([folder, folder / "nowhere"])
+    with pytest.raises(FileNotFoundError, match="an empty path"):  # of an unset variable of a shell; not this folder
+        Listing([""])
+
+
+def test_files_of_an_extra_are_not_passed_over(tmp_path: Path):
+    for name in ("a.HEIC", "b.heif", "c.mp4"):
+        (tmp_path / name).touch()
+    assert [Path(path).name for path in Listing([tmp_path])] == ["a.HEIC", "b.heif"]
 
 
 def test_models_are_no_photographs(tmp_path: Path):

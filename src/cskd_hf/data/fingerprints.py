@@ -29,6 +29,7 @@ from scipy.fft import dctn
 from tqdm import tqdm
 
 from ..models.image_loading_cskd import ImageLoadError, load_image
+from ..processors import cores
 from .sources import IMAGE_EXTENSIONS
 
 MAX_DISTANCE = 48
@@ -135,7 +136,7 @@ def nearest(
             found[first + rows[better]] = start + columns[better]
             best[first + rows[better]] = distances[better]
 
-    with ThreadPoolExecutor(threads or _cores()) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         list(pool.map(compare, range(0, len(queries), _QUERIES)))
     return np.where(found >= 0, found % max(len(references), 1), -1), best
 
@@ -269,7 +270,7 @@ def take_fingerprints(
     prints = Fingerprints([], [], [], np.zeros((total, _WORDS), dtype=np.uint64), np.zeros(total, dtype=bool))
     work = partial(fingerprint, perceptual=perceptual)
     with (
-        ThreadPoolExecutor(_cores()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         tqdm(total=total, desc=description, unit="image", disable=quiet) as bar,
     ):
         for first in range(0, total, _BATCH):
@@ -351,10 +352,6 @@ def name_of(key: str) -> str | None:
     for extension in IMAGE_EXTENSIONS:
         name = name.removesuffix(extension)
     return None if not name or name.startswith("row ") else name
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def concatenate(parts: Sequence[Fingerprints]) -> Fingerprints:

@@ -165,7 +165,7 @@ def _check_pixels(image: Image.Image, name: str, max_pixels: int) -> None:
         raise ImageLoadError(
             name,
             f"{image.width}x{image.height} = {image.width * image.height} pixels, allowed: at most {max_pixels}; "
-            "raise `max_pixels` if you trust the file",
+            "if you trust the file, make it smaller, or raise `max_pixels` of the pipeline or of load_image",
         )
 
 

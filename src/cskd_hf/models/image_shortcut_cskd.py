@@ -114,7 +114,8 @@ def processed(processor: Any, image: Image.Image, **options: Any) -> np.ndarray:
         image: RGB picture.
         options: of its call.
     """
-    return np.asarray(processor(images=image, return_tensors="np", **options)["pixel_values"][0], dtype=np.float32)
+    # "pt" is what every image processor can give; some can give nothing else.
+    return np.asarray(processor(images=image, return_tensors="pt", **options)["pixel_values"][0], dtype=np.float32)
 
 
 def size_of(processor: Any) -> dict[str, int]:

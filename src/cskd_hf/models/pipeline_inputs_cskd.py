@@ -174,7 +174,8 @@ def grouped(items: Sequence[Any]) -> dict[str, Any]:
 
 
 class Results(PipelineIterator):
-    """The results of a walk, one by one; it reads no further than the batch of the result that is asked for.
+    """The results of a walk, one by one; without workers it reads no further than the batch of the result that is
+    asked for, each worker two batches ahead.
 
     Args:
         loader: gives what `grouped` makes.

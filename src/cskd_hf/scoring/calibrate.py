@@ -102,11 +102,14 @@ def calibrate_command(namespace: argparse.Namespace) -> int:
         raise ScoringError(f"'{checkpoint}' is no folder of a checkpoint; one on the Hub has to be downloaded first.")
     if not namespace.images and not namespace.ratings:
         raise ScoringError("there is no reference set; give images, or --ratings.")
+    if not namespace.ratings and (namespace.split or namespace.image_dir):
+        raise ScoringError("--split and --image-dir are of --ratings, which is not given.")
     calibration: dict[str, Any] = {
         "reference": namespace.name or public_place(namespace.images[0] if namespace.images else namespace.ratings)
     }
     if namespace.ratings:
-        ratings = select_split(open_ratings(namespace.ratings, image_dir=namespace.image_dir), *namespace.split)
+        rated = open_ratings(namespace.ratings, image_dir=namespace.image_dir)
+        ratings = select_split(rated, *(namespace.split or ["all"]))
         rated_scores, means = _rated(str(checkpoint), ratings, namespace.quiet)
         calibration["map"] = isotonic_map(rated_scores, means)
         before, after = map_errors(rated_scores, means)

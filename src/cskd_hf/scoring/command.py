@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .engine import Engine, load_engine
+from .engine import Engine, is_onnx, load_engine
 from .errors import ScoringError
 from .ledger import Ledger
 from .listing import Listing
@@ -44,7 +44,7 @@ def score_command(namespace: argparse.Namespace) -> int:
     share = Share.of_environment(namespace.device)
     if share.size > 1 and not namespace.output:
         raise ScoringError(f"{share.size} processes need a place to meet; give an --output that all of them can see.")
-    ledger = Ledger(ledger_path(namespace.output)) if share.first else None
+    ledger = _open_ledger(ledger_path(namespace.output)) if share.first else None
     try:
         engine = _prepare(ledger, listing, share, namespace)
         ledger = score_into(
@@ -108,6 +108,23 @@ def score_into(
     return ledger
 
 
+def check_reading(namespace: argparse.Namespace) -> None:
+    """Refuse what `add_reading_options` lets through but nothing could be done with.
+
+    Raises:
+        ScoringError: it names the option.
+    """
+    if namespace.batch_size < 1:
+        raise ScoringError(f"--batch-size {namespace.batch_size} must be at least 1.")
+    if namespace.workers is not None and namespace.workers < 0:
+        raise ScoringError(f"--workers {namespace.workers} must be at least 0.")
+    if namespace.device not in (None, "cpu") and is_onnx(namespace.model):
+        raise ScoringError(
+            f"--device {namespace.device} is for a checkpoint; '{namespace.model}' is an exported graph, which onnxruntime "
+            "runs on the CPU. Leave --device out, or give the checkpoint that it was exported from."
+        )
+
+
 def ledger_path(output: str | None) -> Path | None:
     """Where the results of an output are kept while it is made, and for the next run."""
     return None if output is None else Path(output).with_name(f"{Path(output).name}.ledger")
@@ -134,12 +151,9 @@ def _score(
 
 def _check(namespace: argparse.Namespace) -> None:
     check_output(namespace.output)
-    if namespace.batch_size < 1:
-        raise ScoringError(f"--batch-size {namespace.batch_size} must be at least 1.")
+    check_reading(namespace)
     if namespace.top < 0:
         raise ScoringError(f"--top {namespace.top} must be at least 1, or 0 for all.")
-    if namespace.workers is not None and namespace.workers < 0:
-        raise ScoringError(f"--workers {namespace.workers} must be at least 0.")
 
 
 def _state_of(namespace: argparse.Namespace) -> Callable[[str], FileState | None]:
@@ -164,11 +178,26 @@ def _prepare(ledger: Ledger | None, listing: Listing, share: Share, namespace: a
     return engine
 
 
+def _open_ledger(path: Path | None) -> Ledger:
+    """The ledger of an output.
+
+    Raises:
+        ScoringError: another run uses it. One of several processes has closed it, and writes to its parts.
+    """
+    for part in _parts_of(path) if path else ():
+        Ledger(part).close(keep_empty=True)
+    return Ledger(path)
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """Ledgers of the processes of this or of a killed run; SQLite's own files lie beside a ledger too."""
+    found = sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))
+    return [part for part in found if part.name.removeprefix(f"{path.name}-").isdigit()]
+
+
 def _absorb_parts(ledger: Ledger, path: Path, drop: bool = False) -> None:
     """Take over what other processes of this or of a killed run have scored."""
-    for part in sorted(path.parent.glob(f"{glob.escape(path.name)}-*")):
-        if not part.name.removeprefix(f"{path.name}-").isdigit():
-            continue  # SQLite's own files lie beside a ledger too
+    for part in _parts_of(path):
         if drop:
             part.unlink()
         else:

@@ -22,7 +22,7 @@ from .command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED
 from .engine import is_onnx, load_pipeline
 from .errors import ScoringError
 from .listing import Listing
-from .outputs import printable
+from .outputs import printable, shown_attributes
 from .preparation import seen_box
 from .saliency import GRID, placed_saliency, saliency_map, saliency_overlay, seen_picture
 
@@ -60,7 +60,8 @@ def explain_command(namespace: argparse.Namespace) -> int:
             f"'{namespace.model}' is an exported graph without gradients; give the checkpoint it is of."
         )
     listing = Listing(namespace.images)
-    paths = list(listing)
+    own = output.resolve()
+    paths = [path for path in listing if own not in Path(path).resolve().parents]  # overlays of an earlier run
     if not paths:
         raise listing.nothing_found()
     rate = load_pipeline(namespace.model, namespace.device)
@@ -136,12 +137,10 @@ def _cell(
     distribution = result["distribution"]
     top = max(distribution.values()) or 1.0
     attributes = {}
-    for kind in ("attributes", "prompt_attributes"):
-        for name, value in (result.get(kind) or {}).items():
-            if isinstance(value, (int, float)):
-                scale = scales.get(name)
-                share = (value - scale[0]) / (scale[1] - scale[0]) if scale else None
-                attributes[name] = (f"{value:.3g}", None if share is None else round(100 * min(max(share, 0), 1)))
+    for name, (field, value) in shown_attributes(result).items():
+        low_end, high_end = scales[name] if field == "attributes" else (0, 1)
+        share = (value - low_end) / (high_end - low_end)
+        attributes[name] = (f"{value:.3g}", round(100 * min(max(share, 0), 1)))
     return {
         "name": printable(Path(path).name),
         "picture": _uri(picture),

@@ -175,11 +175,8 @@ class Ledger:
         Raises:
             OSError: the disk is full, or the like; what was written before stays.
         """
-        try:
-            with self._transaction():
-                self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
-        except sqlite3.Error as error:
-            raise OSError(f"cannot write to '{self.path}': {error}") from error
+        with self._transaction():
+            self._base.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", map(_row, batch))
 
     def absorb(self, part: Path) -> None:
         """Take over the results of another ledger, and remove it.
@@ -247,8 +244,24 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._base)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        try:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._base.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # of a full disk SQLite has rolled back by itself
+                    self._base.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write to '{self.path or 'a temporary file'}': {error}") from error
 
     def _pages(self, query: str, span: int = _MANY) -> Iterator[list[tuple]]:
         """Rows of a query of the listing, `span` positions at a time, so that it may be written to in between."""
@@ -256,17 +269,6 @@ class Ledger:
         joined = f"{query} {'AND' if 'WHERE' in query else 'WHERE'} l.position >= ? AND l.position < ? ORDER BY 1"
         for first in range(0, -1 if last is None else last + 1, span):
             yield self._base.execute(joined, (first, first + span)).fetchall()
-
-
-class _Transaction:
-    def __init__(self, base: sqlite3.Connection) -> None:
-        self._base = base
-
-    def __enter__(self) -> None:
-        self._base.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._base.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
 def _row(scored: Scored) -> tuple:

@@ -12,6 +12,9 @@ from .errors import ScoringError
 
 logger = logging.getLogger(__name__)
 
+EXTENSIONS = (*IMAGE_EXTENSIONS, ".heic", ".heif")
+"""With those that need the extra `heif`: without it each is reported, which is better than to score half a folder."""
+
 
 class Listing:
     """The image files of files and folders, each once: in the order given, sorted by path within a folder.
@@ -32,6 +35,8 @@ class Listing:
     def __init__(self, places: Sequence[str | os.PathLike]) -> None:
         self.places = [os.fspath(place) for place in places]
         for place in self.places:
+            if not place:
+                raise FileNotFoundError("an empty path; give image files or folders (`.` is the current folder).")
             if not os.path.exists(place):
                 raise FileNotFoundError(f"'{place}' does not exist; give image files or folders.")
             if _is_checkpoint(place):
@@ -61,7 +66,7 @@ class Listing:
         """The error where there is no image at all."""
         places = ", ".join(repr(place) for place in self.places[:5]) + (", ..." if len(self.places) > 5 else "")
         closed = f" Not looked into: {', '.join(self.closed)}." if self.closed else ""
-        return ScoringError(f"no image in {places}; looked for {', '.join(IMAGE_EXTENSIONS)} at any depth.{closed}")
+        return ScoringError(f"no image in {places}; looked for {', '.join(EXTENSIONS)} at any depth.{closed}")
 
     def _found_before(self, path: str, number: int) -> bool:
         """Whether an earlier place is this file, or a folder that it was found in."""
@@ -101,8 +106,9 @@ class Listing:
                 ]
         except OSError as error:
             shown = folder.rstrip("/")
+            if shown not in self.closed:  # a listing may be walked twice
+                logger.warning("cannot look into the folder %r: %s", shown, error.strerror or error)
             self.closed[shown] = error.strerror or str(error)
-            logger.warning("cannot look into the folder %r: %s", shown, self.closed[shown])
             return iter(())
         return iter(sorted(names))
 
@@ -123,7 +129,7 @@ def _is_checkpoint(place: str) -> bool:
 
 
 def _wanted(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

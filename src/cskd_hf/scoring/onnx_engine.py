@@ -15,6 +15,7 @@ import torch
 from .errors import ScoringError
 from .onnx_metadata import read_metadata
 from .preparation import Preparation
+from .scan import file_digest
 
 _RESULTS = ("distribution", "score", "attributes", "prompt_attributes")
 _EMBEDS = ("aligned_embeds", "pooler_output")
@@ -47,8 +48,6 @@ class OnnxEngine:
         self.path = path
         self.session = _session(path)
         self.scale = (float(known["score_values"][0]), float(known["score_values"][-1]))
-        self.provenance = known["provenance"]
-        self.attributes = tuple(known["attributes"])
         self.preparation = Preparation(
             image_processor(known["preprocessing"]),
             reduced_decoding=reduced_decoding,
@@ -58,12 +57,13 @@ class OnnxEngine:
             "weights": known["weights"],
             "score_values": known["score_values"],
             "calibration": known["calibration"],
-            "graph": known.get("quantisation", {}).get("scheme", "onnx"),
+            "graph": file_digest(path),
+            **({"prompt_bank": known["prompt_bank"]} if known["prompt_bank"] else {}),
             **self.preparation.settings,
         }
         of_config = ("score_values", "provenance", "calibration", "prompt_bank")
         self._known = SimpleNamespace(**{name: known[name] for name in of_config})
-        self._known.attributes = self.attributes
+        self._known.attributes = tuple(known["attributes"])
         self._outputs = [output.name for output in self.session.get_outputs()]
 
     def prepare(self, source: Any) -> np.ndarray:

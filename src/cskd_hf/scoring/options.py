@@ -54,7 +54,8 @@ def add_score_options(score: argparse.ArgumentParser) -> None:
         "--sort",
         choices=["path", "score"],
         default="path",
-        help="order of the file: as given and by path within a folder, or the best first (default: %(default)s)",
+        help="order of the file: as given and by path within a folder, or the best first, as --top always has it (default: "
+        "%(default)s)",
     )
     score.add_argument(
         "--resume-by",
@@ -83,9 +84,7 @@ def add_calibrate_options(calibrate: argparse.ArgumentParser) -> None:
         help="rated images, a file or NAME:DIR: also fit the rating that each score answers to; the reference set, "
         "where no images are given",
     )
-    calibrate.add_argument(
-        "--split", nargs="+", default=["all"], help="of the rated images, or `all` (default: %(default)s)"
-    )
+    calibrate.add_argument("--split", nargs="+", help="of the rated images, or `all` (default: all)")
     calibrate.add_argument("--image-dir", metavar="DIR", help="folder that the ratings' image paths start from")
     calibrate.add_argument("--name", help="of the reference set, for the model card (default: its folder's name)")
     calibrate.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -56,6 +56,19 @@ def flat_row(result: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def shown_attributes(result: dict[str, Any]) -> dict[str, tuple[str, float]]:
+    """Attributes and prompts of a result under names for the eye: the field of each and its value.
+
+    A prompt pair that has the name of an attribute is told apart, since it has another scale.
+    """
+    shown: dict[str, tuple[str, float]] = {}
+    for field in _NAMED:
+        for name, value in (result.get(field) or {}).items():
+            if isinstance(value, (int, float)):
+                shown[f"{name} ({_NAMED[field]})" if name in shown else name] = field, value
+    return shown
+
+
 def write_results(results: Iterable[dict[str, Any]], output: str | os.PathLike, sample: dict[str, Any]) -> None:
     """Write results to a file, which appears whole or not at all.
 

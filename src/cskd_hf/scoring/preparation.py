@@ -93,8 +93,12 @@ def seen_box(processor: Any, size: tuple[int, int]) -> tuple[float, float, float
         size: width and height of the picture in pixels.
     """
     target, crop = size_of(processor), crop_of(processor)
-    if getattr(processor, "do_pad", False) or (
-        target and target.keys() not in ({"height", "width"}, {"shortest_edge"})
+    # Processors with a `crop_pct` (ConvNeXT, PoolFormer) crop within their resizing, LeViT's resizes to more than it says.
+    own = getattr(processor, "crop_pct", None) or type(processor).__name__.startswith("Levit")
+    if (
+        own
+        or getattr(processor, "do_pad", False)
+        or (target and target.keys() not in ({"height", "width"}, {"shortest_edge"}))
     ):
         return None
     if crop and crop.keys() != {"height", "width"}:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engine import Engine, load_engine
+from .engine import load_engine
 from .errors import ScoringError
 from .outputs import columns, flat_row
 from .scan import RESULT, scan_batches
@@ -81,7 +81,6 @@ class DatasetScorer:
         model, device, reduced_decoding, allow_truncated: as in `load_engine`.
         column, workers: as in `score_dataset`.
         batch_size: images a forward.
-        engine: what scores, in place of a model that is loaded.
     """
 
     def __init__(
@@ -91,10 +90,9 @@ class DatasetScorer:
         *,
         workers: int = 1,
         batch_size: int = 16,
-        engine: Engine | None = None,
         **options: Any,
     ) -> None:
-        self._engine = engine or load_engine(model, **options)
+        self._engine = load_engine(model, **options)
         self._column, self._workers, self._batch_size = column, workers, batch_size
         grey = self._engine.prepare(np.full((64, 64, 3), 128, np.uint8))
         # A block of which no image can be read needs the same columns as the others.

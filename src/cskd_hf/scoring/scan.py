@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..models.image_loading_cskd import ImageLoadError
+from ..processors import cores
 from .engine import Engine
 
 RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "attributes", "prompt_attributes", "error")
@@ -26,10 +27,9 @@ RESULT = ("score", "score_std", "scale", "percentile", "calibrated_score", "attr
 
 PIXELS_AT_ONCE = 48_000_000
 """Pixels that are decoded at the same time; a larger picture is decoded alone. Pillow takes 4 bytes for each, and twice
-that while it converts."""
+that while it converts colours or turns a picture."""
 
 _LARGE = 16_000_000  # pixels
-_CHUNK_BYTES = 2**20
 
 
 class FileState(NamedTuple):
@@ -217,11 +217,6 @@ def in_batches(paths: Iterable[str], batch_size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def file_state(path: str) -> FileState | None:
     """Size and time of the last change; `None` where there is no such file."""
     try:
@@ -236,14 +231,20 @@ def hashed_state(path: str) -> FileState | None:
     state = file_state(path)
     if state is None or not os.path.isfile(path):
         return state
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+        return state._replace(digest=file_digest(path))
     except OSError:
         return state
-    return state._replace(digest=digest.hexdigest())
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of the content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_ahead(

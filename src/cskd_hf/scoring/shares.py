@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from .errors import ScoringError
+
 Entry = TypeVar("Entry")
 
 # A process that is done waits for the slowest one, and that may take days.
@@ -33,9 +35,16 @@ class Share:
 
         Args:
             device: asked for; none takes an accelerator where there is one.
+
+        Raises:
+            ScoringError: of several processes, each of which has a device of its own, one device is asked for.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls(device=device)
+        if device and ":" in device:
+            raise ScoringError(
+                f"--device {device}: each of the processes takes a device of its own; leave --device out, or give cpu."
+            )
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)

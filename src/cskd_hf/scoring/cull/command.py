@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...files import public_name, replaced_file, write_json
-from ..command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED
+from ..command import ALL_SCORED, NONE_SCORED, SOME_NOT_SCORED, check_reading
 from ..engine import Engine, load_engine
 from ..errors import ScoringError
 from ..listing import Listing
@@ -102,7 +102,7 @@ def group(photographs: Sequence[Photograph], engine: Engine) -> None:
         return
     hashes, embeds = np.stack([one.hash for one in rows]), unit(np.stack([one.embeds for one in rows]))
     usual = usual_distance(hashes, embeds, engine)
-    numbers = near_groups(hashes, np.ones(len(rows), dtype=bool), embeds, usual)
+    numbers = near_groups(hashes, embeds, usual)
     members: dict[int, list[Photograph]] = {}
     for one, number in zip(rows, numbers.tolist()):
         if number:
@@ -114,7 +114,7 @@ def group(photographs: Sequence[Photograph], engine: Engine) -> None:
 
 
 def count_raw(places: Sequence[str]) -> int:
-    """Raw files among the places and below the folders; they are not read."""
+    """Raw files below the folders among the places; they are not read."""
     total = 0
     for place in places:
         if not os.path.isdir(place):
@@ -126,10 +126,7 @@ def count_raw(places: Sequence[str]) -> int:
 
 
 def _check(namespace: argparse.Namespace) -> tuple[float, ...]:
-    if namespace.batch_size < 1:
-        raise ScoringError(f"--batch-size {namespace.batch_size} must be at least 1.")
-    if namespace.workers is not None and namespace.workers < 0:
-        raise ScoringError(f"--workers {namespace.workers} must be at least 0.")
+    check_reading(namespace)
     if namespace.sheet_limit < 1:
         raise ScoringError(f"--sheet-limit {namespace.sheet_limit} must be at least 1.")
     for option in ("xmp_label", "overwrite_ratings"):

@@ -53,21 +53,19 @@ _SYNTHETIC = 24
 _BLOCK = 256
 
 
-def near_groups(hashes: np.ndarray, hashed: np.ndarray, embeds: np.ndarray, usual: float) -> np.ndarray:
+def near_groups(hashes: np.ndarray, embeds: np.ndarray, usual: float) -> np.ndarray:
     """Number of the group of each photograph.
 
     Args:
         hashes: uint64 (n, 4), in the order of the listing.
-        hashed: bool (n,); a photograph without a hash is in no group.
         embeds: (n, dim), of length 1.
         usual: cosine distance of unlike photographs, see `usual_distance`.
 
     Returns:
         int64 (n,): 0 for none, else 1, 2, ... in the order of their first photographs.
     """
-    rows = np.flatnonzero(hashed)
-    pairs, shares = _confirmed(hashes[rows], rows, embeds[rows], usual)
-    parent = list(range(len(rows)))
+    pairs, shares = _confirmed(hashes, embeds, usual)
+    parent = list(range(len(hashes)))
 
     def first_of(row: int) -> int:
         while parent[row] != row:
@@ -80,15 +78,13 @@ def near_groups(hashes: np.ndarray, hashed: np.ndarray, embeds: np.ndarray, usua
         if one == other:
             continue
         # A long series of small steps ends somewhere else: then it is several groups.
-        apart = (1 - float(embeds[rows[one]] @ embeds[rows[other]])) / usual
+        apart = (1 - float(embeds[one] @ embeds[other])) / usual
         if apart <= max(_DRIFT, float(shares[place]) + 1e-5):  # of two single ones it is the share, but for rounding
             parent[other] = one
-    firsts = np.array([first_of(row) for row in range(len(rows))], dtype=np.int64)
-    sizes = np.bincount(firsts, minlength=len(rows))
-    groups = np.zeros(len(hashes), dtype=np.int64)
+    firsts = np.array([first_of(row) for row in range(len(hashes))], dtype=np.int64)
+    sizes = np.bincount(firsts, minlength=len(hashes))
     numbers = np.cumsum(sizes > 1) * (sizes > 1)
-    groups[rows] = numbers[firsts]
-    return groups
+    return numbers[firsts]
 
 
 def usual_distance(hashes: np.ndarray, embeds: np.ndarray, engine: Engine) -> float:
@@ -118,14 +114,13 @@ def unit(embeds: np.ndarray) -> np.ndarray:
     return embeds / np.maximum(np.linalg.norm(embeds, axis=1, keepdims=True), 1e-12)
 
 
-def candidate_pairs(hashes: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def candidate_pairs(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs to look at, some of them more than once, in blocks.
 
     Of up to `EXACT_UP_TO` photographs these are all. Of n more they are at most n * NEIGHBOURS * (TABLES + 1).
 
     Args:
-        hashes: uint64 (n, 4).
-        places: of the photographs in the listing, rising.
+        hashes: uint64 (n, 4), in the order of the listing.
 
     Returns:
         rows of the first and of the second photograph of each pair, int64.
@@ -148,14 +143,12 @@ def candidate_pairs(hashes: np.ndarray, places: np.ndarray) -> Iterator[tuple[np
             yield np.minimum(order[:-step], order[step:]), np.maximum(order[:-step], order[step:])
 
 
-def _confirmed(
-    hashes: np.ndarray, places: np.ndarray, embeds: np.ndarray, usual: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _confirmed(hashes: np.ndarray, embeds: np.ndarray, usual: float) -> tuple[np.ndarray, np.ndarray]:
     """Near-duplicate pairs (k, 2), each once, and their share of the usual distance (k,)."""
     kept = [np.zeros((0, 2), dtype=np.int64)]
-    for one, other in candidate_pairs(hashes, places):
+    for one, other in candidate_pairs(hashes):
         bits = differing_bits(hashes[one], hashes[other])
-        close = places[other] - places[one] <= NEIGHBOURS
+        close = other - one <= NEIGHBOURS
         possible = bits <= np.where(close, BURST, ANYWHERE)
         one, other, bits, close = one[possible], other[possible], bits[possible], close[possible]
         pairs = np.stack([one, other], axis=1)

@@ -6,6 +6,12 @@ import argparse
 
 from ..options import add_model_option, add_reading_options
 
+DEFAULT_CUTS = (20.0, 50.0, 80.0, 95.0)
+"""Percentiles at which two, three, four and five stars begin: few deserve five."""
+
+SHEET_LIMIT = 2500
+"""Photographs on a contact sheet, of at most 19 kB each as text."""
+
 
 def add_cull_options(cull: argparse.ArgumentParser) -> None:
     """Give `cskd-hf cull` its options."""
@@ -20,9 +26,11 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
         "--stars",
         nargs=4,
         type=float,
-        default=[20.0, 50.0, 80.0, 95.0],
+        default=list(DEFAULT_CUTS),
         metavar="P",
-        help="percentiles at which two, three, four and five stars begin (default: 20 50 80 95)",
+        help="percentiles at which two, three, four and five stars begin (default: {})".format(
+            " ".join(f"{cut:g}" for cut in DEFAULT_CUTS)
+        ),
     )
     cull.add_argument(
         "--stars-from",
@@ -45,7 +53,11 @@ def add_cull_options(cull: argparse.ArgumentParser) -> None:
         help="with --xmp: replace ratings and labels that are there already",
     )
     cull.add_argument(
-        "--sheet-limit", type=int, default=2500, metavar="N", help="photographs on the sheet (default: %(default)s)"
+        "--sheet-limit",
+        type=int,
+        default=SHEET_LIMIT,
+        metavar="N",
+        help="photographs on the sheet (default: %(default)s)",
     )
     add_reading_options(cull)
     cull.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -12,11 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ...evaluation.plotting import write_page
-from ..outputs import printable
+from ..outputs import printable, shown_attributes
 from .looking import Photograph, Thumbnails
-
-SHEET_LIMIT = 2500
-"""Photographs on a sheet, of at most 19 kB each as text."""
+from .options import SHEET_LIMIT
 
 _UNREADABLE_SHOWN = 200
 
@@ -77,7 +75,6 @@ def _first(entry: tuple[int, Photograph]) -> int:
 def _entry(
     number: int, one: Photograph, thumbnails: Thumbnails, common: str, folder: Path, group_size: int
 ) -> dict[str, Any]:
-    attributes = {**(one.result.get("attributes") or {}), **(one.result.get("prompt_attributes") or {})}
     shown = printable(_shown(one.path, common))
     return {
         "number": number,
@@ -93,7 +90,7 @@ def _entry(
         "choice": one.choice,
         "width": one.size[0],
         "height": one.size[1],
-        "attributes": {name: value for name, value in attributes.items() if isinstance(value, (int, float))},
+        "attributes": {name: value for name, (_, value) in shown_attributes(one.result).items()},
         "thumbnail": base64.b64encode(thumbnails.read(one.thumbnail)).decode(),
     }
 

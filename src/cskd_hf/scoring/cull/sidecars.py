@@ -13,6 +13,7 @@ What the programs read, from their manuals and source code:
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import shutil
@@ -24,9 +25,7 @@ from pathlib import Path
 from ...files import replaced_file
 from .xmp import XMPError, change_fields, new_packet, read_fields
 
-NAMINGS = ("lightroom", "darktable", "both")
 _PACKET = re.compile(rb"<x:xmpmeta\b.*?</x:xmpmeta>", re.DOTALL)
-_LOOKED_THROUGH = 2**20  # bytes of a photograph; programs put the packet before the pixels
 _MAX_SIDECAR = 64 * 2**20
 
 
@@ -122,13 +121,16 @@ def _write(photograph: str, fields: dict[str, str], sidecar: Path, overwrite: bo
 
 
 def embedded_fields(photograph: str) -> dict[str, str]:
-    """The XMP properties that a photograph carries itself, found as a packet in its first bytes; none where damaged."""
-    with open(photograph, "rb") as file:
-        found = _PACKET.search(file.read(_LOOKED_THROUGH))
-    if not found:
+    """The XMP properties that a photograph carries itself, found as a packet wherever it lies: behind the pixels in WebP,
+    anywhere in TIFF; none where damaged."""
+    with open(photograph, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = _PACKET.search(content)
+        packet = bytes(found[0]) if found else b""
+        del found  # it holds the map open
+    if not packet:
         return {}
     try:
-        return read_fields(found[0])
+        return read_fields(packet)
     except XMPError:
         return {}
 

@@ -9,11 +9,7 @@ import numpy as np
 
 from ..errors import ScoringError
 from .looking import Photograph
-
-DEFAULT_CUTS = (20.0, 50.0, 80.0, 95.0)
-"""Percentiles at which two, three, four and five stars begin: few deserve five."""
-
-SOURCES = ("auto", "model", "folder")
+from .options import DEFAULT_CUTS
 
 
 def check_cuts(cuts: Sequence[float]) -> tuple[float, ...]:
