@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from safetensors import SafetensorError
 
 from .errors import ScoringError
 from .preparation import Preparation
@@ -26,16 +27,12 @@ class Engine(Protocol):
 
     Attributes:
         scale: lowest and highest possible score.
-        provenance: of the checkpoint, as its config has it.
-        attributes: names of the model's attributes; none where it has none.
         settings: everything that a score depends on (hash of the weights, preprocessing, reduced decoding, ...), of what
             JSON holds: scores of unlike settings are not mixed in one file.
         preparation: the function behind `prepare`; can be pickled, so that processes can do without the model.
     """
 
     scale: tuple[float, float]
-    provenance: Mapping[str, Any] | None
-    attributes: tuple[str, ...]
     settings: dict[str, Any]
     preparation: Any
 
@@ -115,7 +112,7 @@ def load_pipeline(model: str, device: str | None = None) -> ImageAestheticsPipel
     _check_device(device)
     try:
         return pipeline("image-aesthetics", model=model, **({"device": device} if device else {}))
-    except (ValueError, OSError) as error:  # no checkpoint, not one of ours, or an incomplete one
+    except (ValueError, OSError, SafetensorError) as error:  # no checkpoint, not one of ours, or an incomplete one
         reason = str(error).strip()
         if "Traceback" in reason:  # transformers puts one in the message; its last line names the cause
             reason = reason.splitlines()[-1]
@@ -145,11 +142,13 @@ class TorchEngine:
     def __init__(
         self, rate: ImageAestheticsPipeline, *, reduced_decoding: bool = False, allow_truncated: bool = False
     ) -> None:
+        import torch
+
         config = rate.model.config
         self.rate = rate
+        # The same weights in another order: convolutions take a fifth less time with it, transformers as long as before.
+        rate.model.to(memory_format=torch.channels_last)
         self.scale = (float(config.score_values[0]), float(config.score_values[-1]))
-        self.provenance = config.provenance
-        self.attributes = tuple(config.attributes or ())
         self.preparation = Preparation(
             rate.image_processor, reduced_decoding=reduced_decoding, allow_truncated=allow_truncated
         )
