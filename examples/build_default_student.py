@@ -1,6 +1,6 @@
 """Make the student that the package ships, by the package's own two phases, from raw images to a folder with its card.
 
-    python examples/build_default_student.py --data DATA             # the shipped one: CPU hours, goes on where it stopped
+    python examples/build_default_student.py --data DATA --seeds 1   # the shipped one: CPU hours, goes on where it stopped
     python examples/build_default_student.py --data DATA --quick     # the same path in minutes: shows that it works
 
 DATA holds oasis_beauty/ (rated photographs), unlabeled/ (unrated ones) and models/mobilenetv1_025_imagenet/ (a real
@@ -32,6 +32,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, ResNetConfig
 
 from cskd_hf.cli import main as cskd_hf
+from cskd_hf.data.ratings import select_split
+from cskd_hf.data.ratings.locations import open_ratings
 from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.comparison import software_versions
 from cskd_hf.files import replaced_file, replaced_folder, write_json
@@ -53,8 +55,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with oasis_beauty, unlabeled and models")
     parser.add_argument("--reference", help="in place of --data: CLIP or another image encoder, Hub name or folder")
-    parser.add_argument("--images", nargs="+", default=[], help="unrated images: folders, shards, datasets of the Hub")
-    parser.add_argument("--ratings", help="rated images with a train split: a file, or ava:DIR and its like")
+    parser.add_argument("--images", nargs="+", default=[], help="unrated images: folders of image files")
+    parser.add_argument(
+        "--ratings", help="rated images with the splits train and test: a file, or ava:DIR and its like"
+    )
     parser.add_argument("--encoder", help="student's encoder, Hub name or folder (default: a new ResNet of 1.2 M)")
     parser.add_argument("--work", type=Path, default=Path("runs/default_student"), help="folder of all runs")
     parser.add_argument(
@@ -67,14 +71,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give --data, or --reference, --images and --ratings")
     if args.quick and args.install:
         parser.error("a quick student is none to install")
+    if missing := [place for place in args.images if not os.path.isdir(place)]:
+        parser.error(f"--images {missing[0]}: there is no such folder")
+    if args.ratings:  # what is wrong with them should be said before hours of training
+        rated = open_ratings(args.ratings)
+        for split in ("train", "test"):
+            select_split(rated, split)
     return args
 
 
 class Build:
     """The runs, each in a folder of its own below `args.work`, made where they are missing.
 
-    Labels are those of `fit`: "final" are all but the test split, "train" leaves the validation split out as well, so that
-    settings can be chosen on it.
+    Labels of DATA are those of `fit`: "final" are all but the test split, "train" leaves the validation split out as well,
+    so that settings can be chosen on it. Other ratings keep their own splits.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -229,7 +239,9 @@ class Build:
     def package(self, student: str) -> Path:
         """The student as it is shipped: half precision on disk, calibrated, measured, with its card and `build.json`."""
         output = self.path("default_student")
-        with replaced_folder(output) as folder:
+        with replaced_folder(output) as partial:
+            folder = partial / output.name  # the card tells its name
+            folder.mkdir()
             compress(Path(student), folder)
             run("calibrate", folder, *self.images, "--name", "unlabelled photographs", "--quiet")
             evaluation = self.path("evaluation")
@@ -244,6 +256,9 @@ class Build:
                 own += ["--data-license", *licenses]
             run("card", folder, *own)
             write_json(folder / "build.json", self.facts(folder))
+            for file in folder.iterdir():
+                file.rename(partial / file.name)
+            folder.rmdir()
         return output
 
     def facts(self, folder: Path) -> dict[str, Any]:
@@ -257,7 +272,6 @@ class Build:
             "reference_sha256": _sha256(Path(self.reference) / "model.safetensors") if self.args.data else None,
             "seed": self.args.seeds[0],
             "seconds": self.seconds,
-            "threads": torch.get_num_threads(),
             "versions": software_versions(),
             "test": json.loads((self.path("evaluation") / "results.json").read_text(encoding="utf-8"))["metrics"],
             "logs": {name: self.log(name) for name in self.seconds},

@@ -34,3 +34,13 @@ def test_a_kill_at_any_moment_leaves_one_whole_folder(tmp_path, left, kept):
     recover_folder(tmp_path / "checkpoint")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
     assert (tmp_path / "checkpoint" / "weights").read_text() == kept
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    write(tmp_path / "disk", "before")
+    (tmp_path / "checkpoint").symlink_to("disk")
+    for text in ("one", "two"):
+        with replaced_folder(tmp_path / "checkpoint") as partial:
+            (partial / "weights").write_text(text)
+    assert (tmp_path / "checkpoint").is_symlink() and (tmp_path / "disk" / "weights").read_text() == "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "disk"]

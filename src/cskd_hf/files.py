@@ -51,7 +51,12 @@ def recover_folder(target: Path) -> None:
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder to write to; it takes the place of `target` when the block ends without an error."""
+    """Yield a temporary folder to write to; it takes the place of `target` when the block ends without an error.
+
+    Args:
+        target: a folder or nothing yet; of a link to one, the folder that it points to.
+    """
+    target = target.resolve()
     partial, old = half_written(target), _set_aside(target)
     recover_folder(target)
     partial.mkdir(parents=True)

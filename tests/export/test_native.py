@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from cskd_hf.data.views import Preprocessing
 from cskd_hf.evaluation.predict import load_scorer
 from cskd_hf.export import native
 from cskd_hf.export.native import ExportError, export_native
+from cskd_hf.export.places import checked_output
 from cskd_hf.export.stock import build_stock
 from cskd_hf.models.configuration_cskd import CSKDConfig, CSKDModuleConfig
 from cskd_hf.models.modeling_cskd import CSKDForFeatureAlignment, CSKDForImageAesthetics
@@ -196,14 +199,35 @@ def test_phase_1_checkpoint_and_existing_folder_are_refused(tmp_path):
     CSKDForFeatureAlignment(CSKDConfig(backbone_config=tiny_config(t.ResNetConfig))).save_pretrained(tmp_path / "p1")
     with pytest.raises(ValueError, match="phase-1 checkpoint"):
         export_native(tmp_path / "p1", tmp_path / "native")
-    (tmp_path / "native").mkdir()
-    (tmp_path / "native" / "mine.txt").touch()
     checkpoint = make_checkpoint(tmp_path / "student", tiny_config(t.ResNetConfig))
+    export_native(checkpoint, tmp_path / "native")
+    (tmp_path / "native" / "mine.txt").touch()
     with pytest.raises(ValueError, match="exists"):
         export_native(checkpoint, tmp_path / "native")
     assert (tmp_path / "native" / "mine.txt").exists()
     export_native(checkpoint, tmp_path / "native", overwrite=True)
     assert not (tmp_path / "native" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["itself", "above", "here", "another checkpoint", "photographs", "a file"])
+def test_nothing_but_an_export_is_replaced(kind, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    checkpoint = Path(make_checkpoint(tmp_path / "runs" / "student", tiny_config(t.ResNetConfig)))
+    output = {"itself": checkpoint, "above": checkpoint.parent}.get(kind, tmp_path / "output")
+    if kind == "a file":
+        output.touch()
+    elif kind == "another checkpoint":
+        shutil.copytree(checkpoint, output)
+    elif kind in ("here", "photographs"):
+        output.mkdir()
+        (output / "photo.jpg").touch()
+    if kind == "here":
+        monkeypatch.chdir(output)
+        output = "."
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="cannot be replaced|holds no export"):
+        checked_output(checkpoint, output, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 WITHOUT = """

@@ -229,8 +229,11 @@ def test_refusals_before_any_work(checkpoint: str, tmp_path: Path, monkeypatch, 
     export = ["export", checkpoint, "--output", str(tmp_path), "--format"]
     assert main([*export, "onnx"]) == 2
     assert "exists; give another output, or --overwrite" in capsys.readouterr().err
-    assert main([*export, "onnx", "--ratings", "a.csv"]) == 2
-    assert "--ratings is an option of --format int8" in capsys.readouterr().err
+    for option, value in (("--ratings", "a.csv"), ("--split", "test"), ("--limit", "0")):
+        assert main([*export, "onnx", option, value]) == 2
+        assert f"{option} is an option of --format int8" in capsys.readouterr().err
+    assert main([*export, "int8", "--calibration-images", ".", "--split", "test"]) == 2
+    assert "--split and --image-dir are of --ratings" in capsys.readouterr().err
     assert main([*export, "int8"]) == 2
     assert "needs --calibration-images DIR" in capsys.readouterr().err
     monkeypatch.setattr(onnx_graphs.importlib.util, "find_spec", lambda name: None)

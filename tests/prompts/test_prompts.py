@@ -169,6 +169,16 @@ def test_a_bank_is_replaced_and_removed(student: Path):
     assert len((student / "model.safetensors").read_bytes()) == len(first)
 
 
+@pytest.mark.parametrize("change", [lambda folder: build_prompt_bank(folder, CLIP, "synthetic"), remove_prompt_bank])
+def test_a_checkpoint_without_its_weights_stays_as_it_is(change, student: Path):
+    """A file with the prompts alone would be taken for the weights, and all others drawn at random."""
+    (student / "model.safetensors").rename(student / "pytorch_model.bin")
+    config = (student / "config.json").read_bytes()
+    with pytest.raises(PromptError, match=r"has no model\.safetensors, which the prompts are written into"):
+        change(student)
+    assert not (student / "model.safetensors").exists() and (student / "config.json").read_bytes() == config
+
+
 def test_weights_in_several_files(student: Path):
     model = CSKDForImageAesthetics.from_pretrained(student)
     (student / "model.safetensors").unlink()
@@ -259,8 +269,12 @@ def test_the_projector_is_fitted_to_the_reference(student: Path, photographs_fol
     assert torch.nn.functional.cosine_similarity(projected, clip(crops)).mean() > 0.2
     # Another bank on the fitted projector says so as well.
     assert build_prompt_bank(student, CLIP, prompts_from(PAIRS))["projector"] == facts
+    few = student.parent / "few"
+    few.mkdir()
+    for path in sorted(photographs_folder.iterdir())[:60]:
+        (few / path.name).symlink_to(path)
     with pytest.raises(PromptError, match="60 images can be read .* at least 100"):
-        build_prompt_bank(student, CLIP, "synthetic", fit_images=[str(photographs_folder)], max_images=60)
+        build_prompt_bank(student, CLIP, "synthetic", fit_images=[str(few)])
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -320,6 +334,13 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "there is no text encoder" in capsys.readouterr().err
     assert main(["prompts", str(student), "--text-encoder", CLIP, "--prompts", "nowhere.yaml"]) == 2
     assert "neither a file nor one of photographs, synthetic" in capsys.readouterr().err
+    own.write_bytes("attributes: {hübsch: [schön, übel]}".encode("latin-1"))
+    assert main(["prompts", str(student), "--text-encoder", CLIP, "--prompts", str(own)]) == 2
+    assert "own.json' is no YAML or JSON in UTF-8" in capsys.readouterr().err
+    assert main(["prompts", str(student), "--text-encoder", CLIP, "--fit-images", "photos", "--max-images", "0"]) == 2
+    assert "--max-images 0 must be at least 100" in capsys.readouterr().err
+    assert main(["prompts", str(student), "--text-encoder", CLIP, "--remove"]) == 2
+    assert "--remove takes the prompts away; give it alone" in capsys.readouterr().err
     assert main(["prompts", str(tmp_path / "none"), "--text-encoder", CLIP]) == 2
     assert main(["prompts", str(student), "--text-encoder", str(student)]) == 2
     assert "It must be a Hub name or a folder of a whole CLIP" in capsys.readouterr().err

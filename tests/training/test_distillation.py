@@ -118,6 +118,17 @@ def test_a_stopped_and_resumed_run_is_the_unbroken_one(make, monkeypatch, option
     assert any(not torch.equal(start[name], theirs[name]) for name in start)
 
 
+def test_a_resumed_run_counts_the_time_before(make, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(4, patch)
+        distil(make("broken", save_every=2))
+    progress = Path(make("broken").output_dir) / "checkpoint" / "progress.json"
+    known = json.loads(progress.read_text())
+    assert 0 < known["seconds"] < 500
+    progress.write_text(json.dumps(known | {"seconds": 1000}))
+    assert 1000 < distil(make("broken", save_every=2, resume=True)).seconds < 1500
+
+
 def first_losses(folder: str) -> dict[str, float]:
     return next(line for line in log(folder) if "loss" in line)
 

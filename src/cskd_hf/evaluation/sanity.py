@@ -57,7 +57,7 @@ KEPT: dict[str, Change] = {
 }
 """Changes that must leave it where it is."""
 
-SIGNIFICANCE, TOLERANCE = 0.01, 0.1
+SIGNIFICANCE, TOLERANCE = 0.01, 0.03
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Reaction:
         std: standard deviation of the change over the pictures.
         lower: share of pictures that scored lower.
         p: of the paired t-test that the mean does not fall; 1 where nothing changed.
-        passed: a spoiling change lowered the mean with p below 0.01; another one moved it by less than 0.1 of the scale, and single scores too, in the mean.
+        passed: a spoiling change lowered the mean with p below 0.01; another one moved single scores by
+            less than 0.03 of the scale in the mean.
     """
 
     change: str

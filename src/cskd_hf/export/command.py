@@ -15,7 +15,8 @@ FORMATS = {
     "int8": "the same in whole numbers of 8 bits, with the measured loss (extra onnx)",
     "torch-export": "a torch.export program, from prepared pixels on",
 }
-_INT8_OPTIONS = ("calibration_images", "ratings", "image_dir")
+_INT8_OPTIONS = ("calibration_images", "ratings", "split", "image_dir", "limit")
+_SPLIT, _LIMIT = ["test"], 512
 
 
 def add_export_options(export: argparse.ArgumentParser) -> None:
@@ -32,11 +33,9 @@ def add_export_options(export: argparse.ArgumentParser) -> None:
         help="images like those that will be scored: half of them set the ranges, the other half measures",
     )
     int8.add_argument("--ratings", metavar="PLACE", help="rated images, to measure the loss of SRCC on")
-    int8.add_argument("--split", nargs="+", default=["test"], help="of the rated images, or `all` (default: test)")
+    int8.add_argument("--split", nargs="+", help=f"of the rated images, or `all` (default: {_SPLIT[0]})")
     int8.add_argument("--image-dir", metavar="DIR", help="folder that the ratings' image paths start from")
-    int8.add_argument(
-        "--limit", type=int, default=512, metavar="N", help="calibration images that are used (default: %(default)s)"
-    )
+    int8.add_argument("--limit", type=int, metavar="N", help=f"calibration images that are used (default: {_LIMIT})")
     int8.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -48,12 +47,14 @@ def export_command(namespace: argparse.Namespace) -> int:
     """
     if namespace.format != "int8":
         for name in _INT8_OPTIONS:
-            if getattr(namespace, name):
+            if getattr(namespace, name) is not None:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is an option of --format int8, not of {namespace.format}."
                 )
     elif not namespace.calibration_images:
         raise ValueError("--format int8 needs --calibration-images DIR: 200 images or more, like those to be scored.")
+    elif not namespace.ratings and (namespace.split or namespace.image_dir):
+        raise ValueError("--split and --image-dir are of --ratings, which is not given.")
     _EXPORTS[namespace.format](namespace)
     return 0
 
@@ -87,13 +88,14 @@ def _export_int8(namespace: argparse.Namespace) -> None:
 
     ratings = None
     if namespace.ratings:
-        ratings = select_split(open_ratings(namespace.ratings, image_dir=namespace.image_dir), *namespace.split)
+        rated = open_ratings(namespace.ratings, image_dir=namespace.image_dir)
+        ratings = select_split(rated, *(namespace.split or _SPLIT))
     folder = export_int8(
         namespace.checkpoint,
         namespace.output,
         calibration_images=namespace.calibration_images,
         ratings=ratings,
-        limit=namespace.limit,
+        limit=_LIMIT if namespace.limit is None else namespace.limit,
         overwrite=namespace.overwrite,
         quiet=namespace.quiet,
     )
@@ -116,7 +118,9 @@ def _export_torch(namespace: argparse.Namespace) -> None:
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    from .places import EXPORT_FILE
+
+    return json.loads((folder / EXPORT_FILE).read_text(encoding="utf-8"))
 
 
 _EXPORTS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -26,16 +26,15 @@ from ..scoring.preparation import Preparation
 from .image_graph import PIXELS
 from .native import ExportError
 from .onnx_graphs import (
-    EXPORT_FILE,
     MODEL_FILE,
     Scorer,
     build_model,
     check_graphs,
-    checked_output,
     require_onnx,
     session_of,
     write_graphs,
 )
+from .places import EXPORT_FILE, checked_output
 from .quantisation import SCHEMES, Scheme, levels_of, quantise
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ def export_int8(
         calibration_images: folder of images like those that will be scored.
         ratings: rated images, in the schema of `cskd_hf.data.ratings`, to measure the loss of SRCC on.
         limit: images that are used of the folder.
-        overwrite: replace `output` if it exists.
+        overwrite: replace an earlier export in `output`.
         quiet: no progress bar.
 
     Returns:
@@ -99,14 +98,18 @@ def export_int8(
 
     Raises:
         ExportError: as in `export_onnx`, or fewer than 16 images can be read, or no scheme works.
-        ValueError: as in `export_onnx`.
+        ValueError: as in `export_onnx`, or `limit` or `ratings` is too small.
     """
-    output = checked_output(output, overwrite)
+    output = checked_output(checkpoint, output, overwrite)
+    if limit < FEWEST:
+        raise ValueError(f"--limit {limit} must be at least {FEWEST}, better 200 or more.")
+    if ratings is not None and len(ratings) < 2:
+        raise ValueError(f"there are {len(ratings)} rated images; a loss of SRCC needs at least 2.")
     require_onnx()
     scorer = Scorer.load(checkpoint)
+    plan, model = build_model(scorer)
     pixels, unreadable = _calibration_pixels(scorer, Path(calibration_images), limit, quiet)
     half = len(pixels) // 2
-    plan, model = build_model(scorer)
     with replaced_folder(output) as partial, tempfile.TemporaryDirectory() as temporary:
         write_graphs(scorer, plan, model, Path(temporary))
         float_file = Path(temporary, MODEL_FILE)
@@ -129,21 +132,26 @@ def export_int8(
 
 
 def _calibration_pixels(scorer: Scorer, folder: Path, limit: int, quiet: bool) -> tuple[np.ndarray, int]:
-    """Prepared images `(images, 3, height, width)` of a folder in seeded order, and how many could not be read.
+    """Up to `limit` prepared images `(images, 3, height, width)` of a folder in seeded order, and how many of those that
+    were tried could not be read.
 
     Raises:
         ExportError: there are too few.
     """
     names = list_images(folder) if folder.is_dir() else []
-    order = np.random.default_rng(0).permutation(len(names))[: max(limit, FEWEST)]
+    order = np.random.default_rng(0).permutation(len(names))
     prepare, found, unreadable = Preparation(scorer.processor), [], 0
-    for number in tqdm(order, desc="calibration images", unit="image", disable=quiet):
-        path = folder / names[number]
-        try:
-            found.append(prepare(str(path)))
-        except ImageLoadError as error:
-            logger.warning("left out: %s: %s", path, error.reason)
-            unreadable += 1
+    with tqdm(total=min(limit, len(names)), desc="calibration images", unit="image", disable=quiet) as bar:
+        for number in order:
+            if len(found) == limit:
+                break
+            path = folder / names[number]
+            try:
+                found.append(prepare(str(path)))
+                bar.update()
+            except ImageLoadError as error:
+                logger.warning("left out: %s: %s", path, error.reason)
+                unreadable += 1
     if len(found) < FEWEST:
         raise ExportError(
             f"'{folder}' holds {len(found)} readable images; int8 needs at least {FEWEST}, better 200 or more, like those "
@@ -223,6 +231,9 @@ def _rated(scorer: Scorer, before: Path, after: Path, ratings: datasets.Dataset,
         rows += numbers
         for session, found in zip(sessions, scores):
             found += session.run(["score"], {PIXELS: pixels.numpy()})[0].tolist()
+    if len(rows) < 2:
+        logger.warning("only %d of the rated images can be read, so there is no SRCC", len(rows))
+        return {"images": len(rows), "srcc_float": None, "srcc_int8": None, "srcc_loss": None}
     means = images.means[rows]
     exact, rounded = (srcc(found, means) for found in scores)
     return {"images": len(rows), "srcc_float": exact, "srcc_int8": rounded, "srcc_loss": exact - rounded}
@@ -253,7 +264,10 @@ def summary(report: dict[str, Any]) -> Sequence[str]:
         f"on {held['images']} other images: SRCC {held['srcc']:.4f} with the float scores, which differ by "
         f"{100 * held['mean_difference']:.2f} % of the scale on average, {100 * held['largest_difference']:.2f} % at most",
     ]
-    if rated := report.get("ratings"):
+    rated = report.get("ratings")
+    if rated and rated["srcc_loss"] is None:
+        lines.append(f"on {rated['images']} rated images: no SRCC")
+    elif rated:
         lines.append(
             f"on {rated['images']} rated images: SRCC {rated['srcc_float']:.4f} in float, {rated['srcc_int8']:.4f} in int8 "
             f"(loss {rated['srcc_loss']:+.4f})"

@@ -16,6 +16,7 @@ from ..files import replaced_folder
 from ..models.configuration_cskd import POOLINGS
 from ..models.encoders_cskd import pool_features, run_encoder
 from ..models.modeling_cskd import CSKDForImageAesthetics
+from .places import checked_output
 from .stock import StockClassifier, UnfitStock, build_stock, head_shares
 
 logger = logging.getLogger(__name__)
@@ -44,18 +45,16 @@ def export_native(checkpoint: str | os.PathLike, output: str | os.PathLike, *, o
         checkpoint: trained teacher or student, Hub name or folder.
         output: folder to make. It appears only when the classifier, saved and loaded again, gives the distribution of
             the checkpoint to 1e-5 on seeded random images.
-        overwrite: replace `output` if it exists.
+        overwrite: replace an earlier export in `output`.
 
     Returns:
         The folder: config.json, preprocessor_config.json, model.safetensors.
 
     Raises:
         ExportError: transformers has no classifier of this encoder that pools as the checkpoint does.
-        ValueError: `output` exists; there is no such checkpoint, or it has no trained head.
+        ValueError: `output` exists, see `checked_output`; there is no such checkpoint, or it has no trained head.
     """
-    output = Path(output)
-    if output.exists() and not overwrite:
-        raise ValueError(f"'{output}' exists; give another output, or --overwrite to replace it.")
+    output = checked_output(checkpoint, output, overwrite)
     model, preprocessing = load_scorer(os.fspath(checkpoint))
     model.eval()
     pixels = probe_pixels(preprocessing)

@@ -38,6 +38,7 @@ from .image_graph import (
     processed,
 )
 from .native import ExportError, probe_pixels
+from .places import EXPORT_FILE, checked_output
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE, PIPELINE_FILE, EXPORT_FILE = "model.onnx", "pipeline.onnx", "export.json"
+MODEL_FILE, PIPELINE_FILE = "model.onnx", "pipeline.onnx"
 TOLERANCE = 1e-3
 """Largest difference of a score, as a share of the scale, that passes."""
 _LARGEST = 2**31 - 2**20  # a protocol buffer has at most 2 GiB
@@ -141,16 +142,16 @@ def export_onnx(checkpoint: str | os.PathLike, output: str | os.PathLike, *, ove
         checkpoint: trained teacher or student, Hub name or folder.
         output: folder to make. It appears only when both graphs, run by onnxruntime, give the scores of the checkpoint to
             1e-3 of the scale on seeded pictures of several sizes.
-        overwrite: replace `output` if it exists.
+        overwrite: replace an earlier export in `output`.
 
     Returns:
         The folder: model.onnx, pipeline.onnx and export.json, which holds the differences that were measured.
 
     Raises:
         ExportError: the encoder or the image processor cannot be put into a graph, or the graph gives other scores.
-        ValueError: `output` exists; there is no such checkpoint, or it has no trained head; onnx is not installed.
+        ValueError: `output` exists, see `checked_output`; there is no such checkpoint, or it has no trained head; onnx is not installed.
     """
-    output = checked_output(output, overwrite)
+    output = checked_output(checkpoint, output, overwrite)
     require_onnx()
     scorer = Scorer.load(checkpoint)
     plan, model = build_model(scorer)
@@ -158,16 +159,6 @@ def export_onnx(checkpoint: str | os.PathLike, output: str | os.PathLike, *, ove
         write_graphs(scorer, plan, model, partial)
         report = {"format": "onnx", **check_graphs(scorer, partial)}
         write_json(partial / EXPORT_FILE, report)
-    return output
-
-
-def checked_output(output: str | os.PathLike, overwrite: bool) -> Path:
-    """Raises:
-    ValueError: the folder exists and is not to be replaced.
-    """
-    output = Path(output)
-    if output.exists() and not overwrite:
-        raise ValueError(f"'{output}' exists; give another output, or --overwrite to replace it.")
     return output
 
 

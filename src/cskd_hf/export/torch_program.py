@@ -11,7 +11,8 @@ import torch
 
 from ..files import replaced_folder, write_json
 from .native import ExportError, probe_pixels
-from .onnx_graphs import EXPORT_FILE, TOLERANCE, Scorer, ScorerModule, checked_output, first_line
+from .onnx_graphs import TOLERANCE, Scorer, ScorerModule, first_line
+from .places import EXPORT_FILE, checked_output
 
 PROGRAM_FILE, METADATA_FILE = "model.pt2", "metadata.json"
 _LIKE = 1e-5  # largest difference of a score, as a share of the scale, at the size it was exported with
@@ -27,16 +28,16 @@ def export_torch(checkpoint: str | os.PathLike, output: str | os.PathLike, *, ov
         checkpoint: trained teacher or student, Hub name or folder.
         output: folder to make. It appears only when the program, saved and loaded again, gives the scores of the
             checkpoint, at other sizes, too, where they are dynamic.
-        overwrite: replace `output` if it exists.
+        overwrite: replace an earlier export in `output`.
 
     Returns:
         The folder: model.pt2; metadata.json, what the metadata of the ONNX graphs hold; export.json.
 
     Raises:
         ExportError: torch.export cannot follow the encoder, or the program gives other scores.
-        ValueError: `output` exists; there is no such checkpoint, or it has no trained head.
+        ValueError: `output` exists, see `checked_output`; there is no such checkpoint, or it has no trained head.
     """
-    output = checked_output(output, overwrite)
+    output = checked_output(checkpoint, output, overwrite)
     scorer = Scorer.load(checkpoint)
     pixels = probe_pixels(scorer.preprocessing)
     with replaced_folder(output) as partial:
@@ -90,7 +91,8 @@ def _check(scorer: Scorer, module: ScorerModule, pixels: torch.Tensor, dynamic: 
     batches = [pixels[:1], pixels[1:]]
     if dynamic:
         height, width = pixels.shape[-2:]
-        sizes = [(height + 32, width), (height, width + 64), (2 * height, 2 * width)]
+        # One is smaller and of odd numbers: what only takes multiples of its stride does not take any size.
+        sizes = [(height + 32, width), (height, width + 64), (2 * height, 2 * width), (height - 7, width - 3)]
         batches += [torch.nn.functional.interpolate(pixels[:1], size=size) for size in sizes]
     number = module.names.index("score")
     gaps = torch.stack([(program(batch)[number] - module(batch)[number]).abs().max() for batch in batches])

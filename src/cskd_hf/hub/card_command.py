@@ -25,7 +25,7 @@ def card_command(namespace: argparse.Namespace) -> int:
     if namespace.output:
         with replaced_file(namespace.output) as partial:
             partial.write_text(card, encoding="utf-8")
-        print(f"card: {namespace.output}")
+        print(f"card: {namespace.output}; the pictures and the results.json that it names come with `cskd-hf push`")
     else:
         print(card)
     missing = missing_facts(facts)

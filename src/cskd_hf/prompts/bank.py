@@ -23,7 +23,7 @@ from ..models.prompts_cskd import PROMPT_EMBEDS, checked_prompt_bank
 from ..training.reference import ReferenceEncoder
 from ..training.reference_loading import load_reference_encoder
 from .pairs import DEFAULT, PromptError, Prompts, read_prompts
-from .projector import fit_projector
+from .projector import MIN_IMAGES, fit_projector
 from .text_encoder import TextEncoder, embed_prompts
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ def build_prompt_bank(
     """
     folder = Path(checkpoint)
     config = _config_of(folder)
+    if fit_images and max_images < MIN_IMAGES:
+        raise PromptError(f"--max-images {max_images} must be at least {MIN_IMAGES}.")
     if not isinstance(prompts, Prompts):
         prompts = read_prompts(prompts)
     encoder = TextEncoder.from_pretrained(text_encoder)
@@ -167,6 +169,11 @@ def _image_tower_hash(location: str) -> str:
 def _config_of(folder: Path) -> CSKDConfig:
     if not (folder / "config.json").is_file():
         raise PromptError(f"'{folder}' is no folder of a checkpoint; one on the Hub has to be downloaded first.")
+    if not any((folder / name).is_file() for name in (_WEIGHTS, _INDEX)):
+        raise PromptError(
+            f"'{folder}' has no {_WEIGHTS}, which the prompts are written into; download the whole checkpoint, or save it "
+            "as safetensors (`save_pretrained`)."
+        )
     return CSKDConfig.from_pretrained(folder)
 
 

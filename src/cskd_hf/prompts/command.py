@@ -14,6 +14,10 @@ def prompts_command(namespace: argparse.Namespace) -> int:
     Raises:
         PromptError: the checkpoint, the text encoder or the prompts cannot be used.
     """
+    if namespace.remove and (namespace.text_encoder or namespace.fit_images):
+        raise PromptError(
+            "--remove takes the prompts away; give it alone, or --text-encoder to put others in their place."
+        )
     if namespace.remove:
         remove_prompt_bank(namespace.checkpoint)
         print(f"{namespace.checkpoint}: has no prompts any more")

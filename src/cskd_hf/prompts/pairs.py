@@ -64,17 +64,17 @@ def read_prompts(place: str | Path) -> Prompts:
         PromptError: there is no such file, or it holds something else.
     """
     if str(place) in BUILT_IN:
-        text = (resources.files(__package__) / f"{place}.yaml").read_text(encoding="utf-8")
+        file = resources.files(__package__) / f"{place}.yaml"
     elif Path(place).is_file():
-        text = Path(place).read_text(encoding="utf-8")
+        file = Path(place)
     else:
         raise PromptError(f"prompts '{place}' are neither a file nor one of {', '.join(BUILT_IN)}.")
     try:
-        return prompts_from(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise PromptError(f"'{place}' is no YAML or JSON: {' '.join(str(error).split())}") from error
+        return prompts_from(yaml.safe_load(file.read_text(encoding="utf-8")))
     except PromptError as error:
         raise PromptError(f"{place}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # of a date that there is none, or of what is not UTF-8
+        raise PromptError(f"'{place}' is no YAML or JSON in UTF-8: {' '.join(str(error).split())}") from error
 
 
 def prompts_from(content: Any) -> Prompts:

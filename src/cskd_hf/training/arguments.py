@@ -177,6 +177,8 @@ class AlignSettings(GuardSettings, EncoderSettings):
         _check_guard(self)
         at_least(self, "n_views", 0)
         at_least(self, "mixup", 0)
+        if self.mixup and self.batch_size < 2:
+            raise SettingsError("mixup mixes images of a batch; give --batch-size 2 or more, or leave it out.")
         at_least(self, "holdout", 1)
 
 

@@ -59,7 +59,7 @@ class DistillationSettings:
     degraded_weight: float = setting(
         0.0,
         "weight of a hinge loss by which a blurred, noisy, compressed, under- or overexposed copy of every fourth image "
-        "scores below it (RankIQA, arXiv 1707.08347)",
+        "scores below it (RankIQA, arXiv 1707.08347); follows distill_schedule, with or without a teacher",
     )
     degraded_margin: float = setting(0.1, "by how much, as a share of the scale, where the copy is as bad as they get")
     ranking_weight: float = setting(

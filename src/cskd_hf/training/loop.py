@@ -60,6 +60,7 @@ class TrainingLoop:
         self.images = ImageCount(self.output, settings.max_bad_images)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._waited = 0.0  # seconds for data, since the last line of the log
+        self._earlier = 0.0  # seconds up to the checkpoint that the run was resumed from
         fit_engine(accelerator, settings)
         for module in task.frozen():
             module.to(accelerator.device)
@@ -88,7 +89,7 @@ class TrainingLoop:
         settings, accelerator = self.settings, self.accelerator
         if settings.resume and (result := finished_result(self.output)):
             return result
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         self._start()
         accumulation = settings.gradient_accumulation_steps
         loader = build_loader(
@@ -109,7 +110,10 @@ class TrainingLoop:
                 self._step(batches)
                 self._after_step()
                 bar.update()
-        return self._finish(time.perf_counter() - started)
+        return self._finish()
+
+    def _seconds(self) -> float:
+        return self._earlier + time.perf_counter() - self._started
 
     def _start(self) -> None:
         self.log.trackers.start()
@@ -229,17 +233,18 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
 
     def _save(self, folder: Path) -> None:
-        counts = {"drawn": self.images.drawn, "failed": self.images.failed}
+        counts = {"drawn": self.images.drawn, "failed": self.images.failed, "seconds": self._seconds()}
         save_checkpoint(folder, self.accelerator, self.task, asdict(self.progress) | counts)
 
     def _load(self, folder: Path) -> None:
         state = load_checkpoint(folder, self.accelerator, self.task)
         self.images.restore(state.pop("drawn"), state.pop("failed"))
+        self._earlier = state.pop("seconds", 0.0)  # checkpoints of earlier versions have none
         self.progress = Progress(**state)
         self.log.cut(self.progress.step)
         logger.info("resumed '%s' at step %d", folder, self.progress.step)
 
-    def _finish(self, seconds: float) -> TrainingResult:
+    def _finish(self) -> TrainingResult:
         best = self.output / "best"
         if self.settings.keep == "last" or not self.progress.best:
             with self.weights.in_task():
@@ -250,7 +255,7 @@ class TrainingLoop:
             progress.step,
             progress.best_step,
             progress.best,
-            round(seconds, 1),
+            round(self._seconds(), 1),
             len(bad),
             round(peak_memory_mib(self.accelerator.device), 1),
         )

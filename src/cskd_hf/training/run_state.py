@@ -42,7 +42,7 @@ class TrainingResult:
         step: optimiser steps done.
         best_step: step of the best evaluation, -1 without one.
         metrics: evaluation of the weights that were kept.
-        seconds: wall time of this run, without what was done before a resume.
+        seconds: wall time, of a resumed run with that up to the checkpoint it went on from.
         bad_images: number of unreadable images, listed in `bad_images.jsonl`.
         peak_memory_mib: most memory that the first process held: of its GPU, or resident where there is none; 0 where
             the platform does not say.
