@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from ..files import file_digest
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -255,7 +257,7 @@ def find_damage(folder: Path, records: Iterable[dict[str, Any]], checksums: bool
             return "is missing"
         if (length := file.stat().st_size) != record["bytes"]:
             return f"is damaged: it has {length} bytes in place of {record['bytes']}"
-        return "is damaged: its checksum differs" if checksums and _checksum(file) != record["sha256"] else None
+        return "is damaged: its checksum differs" if checksums and file_digest(file) != record["sha256"] else None
 
     records = list(records)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -265,11 +267,6 @@ def find_damage(folder: Path, records: Iterable[dict[str, Any]], checksums: bool
 def payload_offset(content: Sequence[int]) -> int:
     """Where the numbers begin in a safetensors file of one tensor: after the header and its length."""
     return 8 + int.from_bytes(content[:8], "little")
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

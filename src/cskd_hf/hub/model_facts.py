@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 from ..data.synthetic import SyntheticPhotographs
 from ..data.views import Preprocessing
 from ..evaluation.predict import weights_fingerprint
+from ..files import file_digest
 from ..models.image_loading_cskd import load_image
 from ..models.modeling_cskd import CSKDForImageAesthetics
 
@@ -57,10 +57,7 @@ def model_facts(model: CSKDForImageAesthetics, preprocessing: Preprocessing) -> 
 def file_hashes(folder: Path, model: CSKDForImageAesthetics) -> dict[str, str]:
     """`weights`, as evaluations state them, and the SHA-256 of each .safetensors file."""
     hashes = {"weights": weights_fingerprint(model)}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return hashes | {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def show_examples(

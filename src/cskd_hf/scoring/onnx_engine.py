@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import file_digest
 from .errors import ScoringError
 from .onnx_metadata import read_metadata
 from .preparation import Preparation
-from .scan import file_digest
 
 _RESULTS = ("distribution", "score", "attributes", "prompt_attributes")
 _EMBEDS = ("aligned_embeds", "pooler_output")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import itertools
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import file_digest
 from ..models.image_loading_cskd import ImageLoadError
 from ..processors import cores
 from .engine import Engine
@@ -235,16 +235,6 @@ def hashed_state(path: str) -> FileState | None:
         return state._replace(digest=file_digest(path))
     except OSError:
         return state
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of the content of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_ahead(
