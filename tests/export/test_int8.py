@@ -20,6 +20,7 @@ from cskd_hf.cli import main  # noqa: E402
 from cskd_hf.export import int8  # noqa: E402
 from cskd_hf.export.native import ExportError  # noqa: E402
 from cskd_hf.export.quantisation import Scheme, excluded_nodes, levels_of  # noqa: E402
+from cskd_hf.files import file_digest  # noqa: E402
 from cskd_hf.scoring.engine import load_engine  # noqa: E402
 from cskd_hf.scoring.onnx_metadata import read_metadata  # noqa: E402
 from tiny_scorers import save_scorer  # noqa: E402
@@ -60,6 +61,9 @@ def test_the_loss_is_what_a_comparison_of_scores_finds(exported, photographs: st
     checkpoint, folder, said = exported
     report = json.loads((folder / "export.json").read_text())["quantisation"]
     exact, rounded = load_engine(checkpoint), load_engine(str(folder))
+    assert rounded.settings["graph"] == file_digest(
+        folder / "model.onnx"
+    )  # the ranges are in it, the weights' hash not
     assert report["scheme"] == read_metadata(folder / "model.onnx")["quantisation"]["scheme"]
     pixels = np.stack([exact.prepare(path) for path in sorted(Path(photographs).iterdir())])
     gaps = np.abs([a["score"] - b["score"] for a, b in zip(exact.score(pixels), rounded.score(pixels))]) / 4

@@ -220,7 +220,7 @@ def test_nothing_but_an_export_is_replaced(kind, tmp_path, monkeypatch):
         shutil.copytree(checkpoint, output)
     elif kind in ("here", "photographs"):
         output.mkdir()
-        (output / "photo.jpg").touch()
+        (output / ("export.json" if kind == "here" else "photo.jpg")).touch()
     if kind == "here":
         monkeypatch.chdir(output)
         output = "."

@@ -359,3 +359,8 @@ def test_an_exported_graph_has_them_without_torch_weights(student: Path, tmp_pat
     for found, known in zip(graph.score(pixels), expected, strict=True):
         assert list(found["prompt_attributes"]) == ["sharp", "warm"]
         assert found["prompt_attributes"] == pytest.approx(known["prompt_attributes"], abs=1e-4)
+    # Results with other prompts have other columns, so they are not mixed in one file.
+    remove_prompt_bank(student)
+    without = load_engine(str(export_onnx(student, tmp_path / "without")))
+    assert graph.settings["weights"] == without.settings["weights"]
+    assert graph.settings["prompt_bank"] and "prompt_bank" not in without.settings
