@@ -209,15 +209,17 @@ def test_phase_1_checkpoint_and_existing_folder_are_refused(tmp_path):
     assert not (tmp_path / "native" / "mine.txt").exists()
 
 
-@pytest.mark.parametrize("kind", ["itself", "above", "here", "another checkpoint", "photographs", "a file"])
+@pytest.mark.parametrize("kind", ["itself", "above", "here", "another", "encoder", "photographs", "a file"])
 def test_nothing_but_an_export_is_replaced(kind, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     checkpoint = Path(make_checkpoint(tmp_path / "runs" / "student", tiny_config(t.ResNetConfig)))
     output = {"itself": checkpoint, "above": checkpoint.parent}.get(kind, tmp_path / "output")
     if kind == "a file":
         output.touch()
-    elif kind == "another checkpoint":
+    elif kind == "another":
         shutil.copytree(checkpoint, output)
+    elif kind == "encoder":
+        tiny_config(t.ResNetConfig).save_pretrained(output)
     elif kind in ("here", "photographs"):
         output.mkdir()
         (output / ("export.json" if kind == "here" else "photo.jpg")).touch()

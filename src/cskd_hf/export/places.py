@@ -43,4 +43,5 @@ def _is_export(folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type", CSKDConfig.model_type) != CSKDConfig.model_type
+    # A native export is the only stock model with score values; an encoder, say, has none.
+    return isinstance(config, dict) and "score_values" in config and config.get("model_type") != CSKDConfig.model_type
