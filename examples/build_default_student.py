@@ -74,9 +74,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if missing := [place for place in args.images if not os.path.isdir(place)]:
         parser.error(f"--images {missing[0]}: there is no such folder")
     if args.ratings:  # what is wrong with them should be said before hours of training
-        rated = open_ratings(args.ratings)
-        for split in ("train", "test"):
-            select_split(rated, split)
+        try:
+            rated = open_ratings(args.ratings)
+            for split in ("train", "test"):
+                select_split(rated, split)
+        except (ValueError, OSError) as error:
+            parser.error(f"--ratings {args.ratings}: {error}")
     return args
 
 

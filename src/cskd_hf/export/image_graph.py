@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..models import image_shortcut_cskd
 from ..models.image_shortcut_cskd import all_levels, crop_of, size_of
 
 OPSET = 20
@@ -109,10 +110,10 @@ def processed(processor: Any, image: Image.Image, **options: Any) -> np.ndarray:
     Raises:
         UnfitProcessor: the processor returns something else.
     """
-    pixels = np.asarray(processor(images=image, return_tensors="np", **options)["pixel_values"], dtype=np.float32)
-    if pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
-        raise UnfitProcessor(f"{type(processor).__name__} makes {pixels.shape} of an image, not (1, 3, height, width)")
-    return pixels[0]
+    pixels = image_shortcut_cskd.processed(processor, image, **options)
+    if pixels.ndim != 3 or len(pixels) != 3:
+        raise UnfitProcessor(f"{type(processor).__name__} makes {pixels.shape} of an image, not (3, height, width)")
+    return pixels
 
 
 def image_graph(plan: ImagePlan) -> Any:
